@@ -1,0 +1,70 @@
+"""Out-of-core, parallel GLM for task fMRI on dask, xarray and zarr."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chunkglm.datasets import fetch_fiac, simulate_fiac
+    from chunkglm.design import design_from_events, load_design
+    from chunkglm.errors import ChunkglmError
+    from chunkglm.glm import (
+        Fit,
+        contrast,
+        convert,
+        fit,
+        fixed_effects,
+        open_maps,
+        open_run,
+        save,
+    )
+    from chunkglm.kernels.noise import AR
+
+# Loaded when first used: xarray, dask and pandas take a second, and `chunkglm --help` needs none.
+_HOME = {
+    "AR": "chunkglm.kernels.noise",
+    "ChunkglmError": "chunkglm.errors",
+    "Fit": "chunkglm.glm",
+    "contrast": "chunkglm.glm",
+    "convert": "chunkglm.glm",
+    "design_from_events": "chunkglm.design",
+    "fetch_fiac": "chunkglm.datasets",
+    "fit": "chunkglm.glm",
+    "fixed_effects": "chunkglm.glm",
+    "load_design": "chunkglm.design",
+    "open_maps": "chunkglm.glm",
+    "open_run": "chunkglm.glm",
+    "save": "chunkglm.glm",
+    "simulate_fiac": "chunkglm.datasets",
+}
+
+__all__ = [
+    "AR",
+    "ChunkglmError",
+    "Fit",
+    "contrast",
+    "convert",
+    "design_from_events",
+    "fetch_fiac",
+    "fit",
+    "fixed_effects",
+    "load_design",
+    "open_maps",
+    "open_run",
+    "save",
+    "simulate_fiac",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOME:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    found = getattr(import_module(_HOME[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

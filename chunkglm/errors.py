@@ -1,0 +1,37 @@
+"""Errors a user can act on: each message names the file, the cause, both values and the way out."""
+
+
+class ChunkglmError(Exception):
+    """Base of every error chunkglm raises about its input; the command line exits with 2 on it."""
+
+
+class ImageError(ChunkglmError, ValueError):
+    """A NIfTI file or an image that cannot be used: truncated, corrupt, wrong shape or type."""
+
+
+class MaskError(ChunkglmError, ValueError):
+    """A mask that does not fit the run or is not a mask."""
+
+
+class DesignError(ChunkglmError, ValueError):
+    """A design matrix, events table or repetition time that cannot be used."""
+
+
+class ContrastError(ChunkglmError, ValueError):
+    """A contrast that cannot be read, or cannot be estimated under the design."""
+
+
+class MapsError(ChunkglmError, ValueError):
+    """Contrast maps that cannot be combined or read."""
+
+
+class StoreError(ChunkglmError, ValueError):
+    """A store that is incomplete, of another format, or in the way."""
+
+
+class DownloadError(ChunkglmError, OSError):
+    """A data set that could not be downloaded, or is not what it was."""
+
+
+class MemoryLimitError(ChunkglmError, MemoryError):
+    """Work that cannot fit the memory it was given."""

@@ -1,0 +1,190 @@
+"""Fixed effects: maps of independent runs combined."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from chunkglm._types import AnyArray
+from chunkglm.errors import MapsError
+from chunkglm.glm.masks import SAME_GRID
+from chunkglm.glm.model import label_maps
+from chunkglm.glm.space import Grid, grid_of_attrs
+from chunkglm.kernels.estimate import statistics
+from chunkglm.kernels.pooling import pool
+from chunkglm.lazy.graph import Field
+from chunkglm.lazy.maps import maps_of_maps
+from chunkglm.schema import F_MAPS, POOLED, SPACE, T_MAPS
+
+RUN = "run"
+
+
+def fixed_effects(
+    maps: Sequence[xr.Dataset] | xr.Dataset, *, precision_weighted: bool = False
+) -> xr.Dataset:
+    """Combine maps of one contrast over independent runs; lazy.
+
+    Parameters
+    ----------
+    maps : sequence of Datasets, or a Dataset with a ``run`` dimension
+        From `contrast`, or from `fixed_effects` itself: parts that are already combined merge with
+        single runs and with each other as if all runs had been given at once.
+    precision_weighted : bool
+        Weigh runs by the inverse of their variance (covariance, for F) instead of equally.
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of `contrast`, with ``n_runs`` and ``dof`` over (x, y, z). A run whose
+        variance is not positive and finite at a voxel does not count there; voxels without any
+        run are NaN.
+
+    Raises
+    ------
+    MapsError
+        When the maps do not belong together: grids, contrasts or kinds of statistic differ.
+
+    Notes
+    -----
+    Equal weights: effect ``sum e_i / n``, variance ``sum v_i / n**2``. Precision weights:
+    variance ``1 / sum(1 / v_i)``, effect ``variance * sum(e_i / v_i)``. Degrees of freedom are
+    those of the runs that count, added.
+    """
+    runs = _as_list(maps)
+    first = runs[0]
+    stat_type, q = str(first.attrs["stat_type"]), int(first.attrs.get("rank", 1))
+    grid = _check_together(runs)
+    inputs: list[da.Array] = []
+    for one in runs:
+        inputs += [_array(one, name) for name in ("effect_size", "effect_variance")]
+        inputs += [_map_or_value(one, "dof", one.attrs.get("dof")), _map_or_value(one, "n_runs", 1)]
+    work = _PoolBlocks(len(runs), stat_type, precision_weighted)
+    specs = {**(T_MAPS if stat_type == "t" else F_MAPS), **POOLED}
+    leading = {} if stat_type == "t" else {"effect_size": (q,), "effect_variance": (q, q)}
+    fields = {n: Field(leading.get(n, ()), spec.dtype) for n, spec in specs.items()}
+    pooled = label_maps(maps_of_maps(inputs, work, fields), specs, grid)
+    for name in ("effect_size", "effect_variance", "stat"):
+        pooled[name].attrs = dict(first[name].attrs)
+    kept = {k: v for k, v in first.attrs.items() if k not in ("run", "runs", "design", "dof")}
+    return pooled.assign_attrs(
+        {
+            **kept,
+            "dof": float(sum(float(one.attrs["dof"]) for one in runs)),
+            "runs": [name for one in runs for name in one.attrs.get("runs", [_run_name(one)])],
+            "precision_weighted": bool(precision_weighted),
+        }
+    )
+
+
+def _run_name(maps: xr.Dataset) -> str:
+    return str(maps.attrs.get("run", "run"))
+
+
+def _as_list(maps: Sequence[xr.Dataset] | xr.Dataset) -> list[xr.Dataset]:
+    if isinstance(maps, xr.Dataset):
+        if RUN not in maps.dims:
+            return _check_each([maps])
+        dofs = np.atleast_1d(np.asarray(maps.attrs.get("dof", np.nan), dtype=float))
+        found = []
+        for i in range(maps.sizes[RUN]):
+            one = maps.isel({RUN: i}, drop=True)
+            if "dof" not in maps:
+                one.attrs["dof"] = float(dofs[i if dofs.size > 1 else 0])
+            found.append(one)
+        return _check_each(found)
+    return _check_each(list(maps))
+
+
+def _check_each(runs: list[Any]) -> list[xr.Dataset]:
+    if not runs:
+        msg = "fixed effects need the maps of at least one run, but the list is empty"
+        raise MapsError(msg)
+    for i, one in enumerate(runs):
+        if not isinstance(one, xr.Dataset):
+            msg = f"maps {i} must be a Dataset from contrast, but is {type(one).__name__}"
+            raise MapsError(msg)
+        missing = [n for n in ("effect_size", "effect_variance") if n not in one]
+        missing += [f"attrs[{n!r}]" for n in ("stat_type", "dof") if n not in one.attrs]
+        if missing:
+            lacking = ", ".join(missing)
+            msg = f"maps {i} ({_run_name(one)}): {lacking} missing; take them from contrast"
+            raise MapsError(msg)
+        dof = one.attrs["dof"]
+        if not (np.isfinite(dof) and dof > 0):
+            msg = f"maps {i} ({_run_name(one)}): dof must be a positive number, but is {dof!r}"
+            raise MapsError(msg)
+    return runs
+
+
+def _check_together(runs: list[xr.Dataset]) -> Grid:
+    first = runs[0]
+    grid = grid_of_attrs(first.attrs, _run_name(first))
+    for one in runs[1:]:
+        pair = f"{_run_name(first)} and {_run_name(one)}"
+        for what, a, b in (
+            ("kinds of statistic", first.attrs["stat_type"], one.attrs["stat_type"]),
+            ("rows of the contrast", first.attrs.get("rank", 1), one.attrs.get("rank", 1)),
+            ("contrasts", first.attrs.get("contrast"), one.attrs.get("contrast")),
+            ("scalings", first.attrs.get("scaling"), one.attrs.get("scaling")),
+            ("shapes", *(tuple(r.sizes[d] for d in SPACE) for r in (first, one))),
+        ):
+            if a != b:
+                msg = (
+                    f"{pair}: their {what} differ, {a!r} and {b!r}; only like maps can be combined"
+                )
+                raise MapsError(msg)
+        off = np.abs(grid.matrix() - grid_of_attrs(one.attrs, _run_name(one)).matrix()).max()
+        if not off <= SAME_GRID:
+            msg = f"{pair}: their affines differ by up to {off:.6g} mm; resample to one grid"
+            raise MapsError(msg)
+    return grid
+
+
+def _array(maps: xr.Dataset, name: str) -> da.Array:
+    found = maps[name]
+    leading = [d for d in found.dims if d not in SPACE]
+    data = found.transpose(*leading, *SPACE).data
+    return data if isinstance(data, da.Array) else da.from_array(data, chunks=-1)
+
+
+def _map_or_value(maps: xr.Dataset, name: str, value: Any) -> da.Array:
+    """Return a map, or the one value that holds everywhere, in the chunks of the effects."""
+    if name in maps:
+        return _array(maps, name)
+    effect = _array(maps, "effect_size")
+    return da.full(effect.shape[-3:], float(value), chunks=effect.chunks[-3:])
+
+
+@dataclass(frozen=True, slots=True)
+class _PoolBlocks:
+    """Pools one slab: effect, variance, dof and n_runs of each run, in turn."""
+
+    n_inputs: int
+    stat_type: str
+    precision_weighted: bool
+
+    def __call__(self, *blocks: AnyArray) -> dict[str, AnyArray]:
+        shape = blocks[0].shape[-3:]
+        q = 1 if self.stat_type == "t" else blocks[0].shape[0]
+        effects = np.stack([b.reshape(q, -1) for b in blocks[0::4]])
+        covariances = np.stack([b.reshape(q, q, -1) for b in blocks[1::4]])
+        dofs = np.stack([b.reshape(-1) for b in blocks[2::4]])
+        n_runs = np.stack([b.reshape(-1) for b in blocks[3::4]])
+        pooled = pool(
+            effects, covariances, dofs, n_runs, precision_weighted=self.precision_weighted
+        )
+        stat, p, z = statistics(pooled.effect, pooled.covariance, pooled.dof, self.stat_type)
+        one = self.stat_type == "t"
+        found = {
+            "effect_size": pooled.effect[0] if one else pooled.effect,
+            "effect_variance": pooled.covariance[0, 0] if one else pooled.covariance,
+            "stat": stat,
+            "p_value": p,
+            "z_score": z,
+            "n_runs": pooled.n_runs,
+            "dof": pooled.dof,
+        }
+        return {name: values.reshape(*values.shape[:-1], *shape) for name, values in found.items()}

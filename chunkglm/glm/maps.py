@@ -1,0 +1,203 @@
+"""Maps as NIfTI files with JSON sidecars, and back."""
+
+import json
+import re
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import xarray as xr
+
+from chunkglm._types import AnyArray
+from chunkglm.errors import ImageError, MapsError
+from chunkglm.glm.space import Grid, grid_of_attrs, short_header
+from chunkglm.io.images import atomic_writer, write_image
+from chunkglm.kernels.estimate import CONSTANT, NOT_FINITE, statistics
+from chunkglm.schema import SPACE
+
+# Which file holds which variable, and what stands where nothing was estimated.
+_FILES = {
+    "effect_size": ("effect", 0.0),
+    "effect_variance": ("variance", 0.0),
+    "stat": ("{stat_type}", 0.0),
+    "p_value": ("p", 1.0),
+    "z_score": ("z", 0.0),
+}
+
+# Attributes that go into the sidecars, under the names readers of BIDS derivatives expect.
+_SIDECAR = {
+    "contrast": "Contrast",
+    "stat_type": "StatType",
+    "dof": "DegreesOfFreedom",
+    "rank": "ContrastRows",
+    "noise": "NoiseModel",
+    "scaling": "SignalScaling",
+    "smoothing_fwhm": "SmoothingFWHM",
+    "run": "Run",
+    "runs": "Runs",
+    "design": "Design",
+    "precision_weighted": "PrecisionWeighted",
+}
+
+
+def save(maps: xr.Dataset, folder: str | Path, *, prefix: str) -> list[str]:
+    """Write maps as NIfTI files; computes them, together and once.
+
+    Parameters
+    ----------
+    maps : Dataset
+        From `contrast` or `fixed_effects`.
+    folder : str or Path
+        Made if it does not exist.
+    prefix : str
+        Beginning of the files' names, such as ``"sub-01_contrast-DStMinusSSt"``.
+
+    Returns
+    -------
+    list of str
+        ``PREFIX_stat-effect_statmap.nii.gz``, ``-variance``, ``-t`` or ``-F``, ``-p`` and ``-z``,
+        in float64, with a JSON sidecar each. Voxels that are NaN are 0 (1 for p). Effects of an F
+        contrast have one volume per row, their covariance row times row.
+
+    Raises
+    ------
+    MapsError
+        When the maps or the prefix cannot be used.
+    ImageError
+        When a file cannot be written.
+    """
+    if not prefix or Path(prefix).name != prefix:
+        msg = f"prefix must be the beginning of a file name, without folders, but got {prefix!r}"
+        raise MapsError(msg)
+    missing = [name for name in _FILES if name not in maps]
+    if missing or "stat_type" not in maps.attrs:
+        lacking = ", ".join(missing) or "stat_type"
+        msg = f"maps must come from contrast or fixed_effects, but {lacking} is missing"
+        raise MapsError(msg)
+    grid = grid_of_attrs(maps.attrs, prefix)
+    out = Path(folder)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{out}: the folder cannot be made ({error.strerror})"
+        raise ImageError(msg) from error
+    wanted = [*_FILES, *(n for n in ("voxel_status",) if n in maps)]
+    computed = maps[wanted].compute()
+    _report_lost_voxels(computed, prefix)
+    written = []
+    for name, (stat, fill) in _FILES.items():
+        stat = stat.format(stat_type=maps.attrs["stat_type"])
+        path = out / f"{prefix}_stat-{stat}_statmap.nii.gz"
+        data = np.nan_to_num(_space_first(computed[name]), nan=fill, posinf=np.inf, neginf=-np.inf)
+        write_image(path, data, grid.matrix(), header=grid.nifti_header(), dtype=np.float64)
+        _write_sidecar(path, maps, stat)
+        written.append(str(path))
+    return written
+
+
+def _space_first(values: xr.DataArray) -> AnyArray:
+    """(x, y, z) or (x, y, z, rows): NIfTI keeps space first."""
+    leading = [d for d in values.dims if d not in SPACE]
+    data = values.transpose(*SPACE, *leading).to_numpy()
+    return data.reshape(*data.shape[:3], -1) if leading else data
+
+
+def _report_lost_voxels(maps: xr.Dataset, prefix: str) -> None:
+    if "voxel_status" not in maps:
+        return
+    counts = np.bincount(maps["voxel_status"].to_numpy().reshape(-1), minlength=NOT_FINITE + 1)
+    if counts[CONSTANT] or counts[NOT_FINITE]:
+        msg = (
+            f"{prefix}: {counts[CONSTANT]} voxels of the mask are constant and "
+            f"{counts[NOT_FINITE]} not finite; they were not estimated"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def _write_sidecar(image: Path, maps: xr.Dataset, stat: str) -> None:
+    found = {name: maps.attrs[key] for key, name in _SIDECAR.items() if key in maps.attrs}
+    text = json.dumps(
+        {
+            "Statistic": stat,
+            **found,
+            "SoftwareName": "chunkglm",
+            "SoftwareVersion": version("chunkglm"),
+        },
+        indent=2,
+    )
+    with atomic_writer(image.with_name(image.name.removesuffix(".nii.gz") + ".json")) as file:
+        file.write((text + "\n").encode())
+
+
+def open_maps(folder: str | Path, *, prefix: str) -> xr.Dataset:
+    """Open maps that `save` wrote, for `fixed_effects`.
+
+    Parameters
+    ----------
+    folder : str or Path
+    prefix : str
+        As given to `save`.
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables and attributes of `contrast`. Voxels whose variance is 0 are NaN.
+
+    Raises
+    ------
+    MapsError
+        When a file is missing or does not say what it is.
+    """
+    stem = Path(folder) / f"{prefix}_stat-effect_statmap"
+    attrs = _read_sidecar(stem.with_name(stem.name + ".json"))
+    effect, grid = _read_map(stem.with_name(stem.name + ".nii.gz"))
+    variance, _ = _read_map(
+        stem.with_name(stem.name.replace("_stat-effect_", "_stat-variance_") + ".nii.gz")
+    )
+    q = int(attrs.get("rank", 1)) if attrs["stat_type"] == "F" else 1
+    e, v = effect.reshape(-1, q).T.copy(), variance.reshape(-1, q * q).T.reshape(q, q, -1).copy()
+    lost = ~(np.einsum("qqv->qv", v) > 0).all(axis=0)
+    e[:, lost], v[:, :, lost] = np.nan, np.nan
+    stat, p, z = statistics(e, v, float(attrs["dof"]), str(attrs["stat_type"]))
+    shape = effect.shape[:3]
+    found: dict[str, tuple[tuple[str, ...], AnyArray]]
+    if attrs["stat_type"] == "t":
+        found = {"effect_size": (SPACE, e[0]), "effect_variance": (SPACE, v[0, 0])}
+    else:
+        found = {
+            "effect_size": (("row", *SPACE), e),
+            "effect_variance": (("row", "row_", *SPACE), v),
+        }
+    found |= {"stat": (SPACE, stat), "p_value": (SPACE, p), "z_score": (SPACE, z)}
+    variables = {n: (d, a.reshape(*a.shape[:-1], *shape)) for n, (d, a) in found.items()}
+    coords = {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
+    return xr.Dataset(variables, coords=coords, attrs={**attrs, **grid.attrs()})
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        attrs = {key: found[name] for key, name in _SIDECAR.items() if name in found}
+    except (OSError, ValueError, TypeError) as error:
+        msg = f"{path}: the maps' sidecar cannot be read ({error}); save them with chunkglm"
+        raise MapsError(msg) from error
+    if attrs.get("stat_type") not in ("t", "F") or not isinstance(attrs.get("dof"), (int, float)):
+        msg = f"{path}: StatType and DegreesOfFreedom are missing or wrong; save with chunkglm"
+        raise MapsError(msg)
+    return attrs
+
+
+def _read_map(path: Path) -> tuple[AnyArray, Grid]:
+    try:
+        image = nib.load(path)
+        data = np.asarray(image.dataobj, dtype=np.float64)
+    except Exception as error:
+        cause = re.sub(r"\s+", " ", str(error))
+        msg = f"{path}: the map cannot be read ({cause})"
+        raise MapsError(msg) from error
+    header = short_header(image.header.binaryblock)
+    affine = tuple(tuple(float(v) for v in row) for row in image.affine)
+    return data, Grid(affine, header)

@@ -1,0 +1,280 @@
+"""Fit a run: its moments as a Dataset, and the model that reads them."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from chunkglm._types import FloatArray
+from chunkglm.design import Design, load_design
+from chunkglm.errors import DesignError, ImageError
+from chunkglm.glm.masks import load_mask
+from chunkglm.glm.runs import check_t_r, open_run, untouched_source
+from chunkglm.glm.space import Grid, grid_of_attrs, short_header
+from chunkglm.kernels.estimate import OUTSIDE_MASK, Model, model_maps
+from chunkglm.kernels.factor import DesignFactor, factor_design
+from chunkglm.kernels.moments import Moments
+from chunkglm.kernels.noise import AR, parse_noise
+from chunkglm.kernels.smoothing import sigma_in_voxels
+from chunkglm.lazy.graph import Field
+from chunkglm.lazy.maps import maps_of_moments
+from chunkglm.lazy.moments import Slabs, make_slabs, moments_of_array, moments_of_source
+from chunkglm.plan import moment_bytes
+from chunkglm.plan import slabs as plan_slabs
+from chunkglm.schema import MODEL_MAPS, MOMENTS, REGRESSOR, SPACE, TIME, VOXEL_STATUS
+
+FILLS = {"voxel_status": float(OUTSIDE_MASK)}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Fit:
+    """A fitted run, lazy: its moments, and the model under which they are read.
+
+    Made by `fit`. Nothing is computed until something taken from it is.
+    """
+
+    dataset: xr.Dataset  # moments, over the voxels of the mask
+    design: Design
+    noise: AR
+    scaling: str | None
+    grid: Grid
+    slabs: Slabs
+    factor: DesignFactor
+
+    @property
+    def dof(self) -> int:
+        """Residual degrees of freedom: volumes minus the rank of the design."""
+        return self.factor.dof
+
+    @property
+    def model(self) -> Model:
+        """What the kernels need beside the moments."""
+        return Model(self.factor, self.noise, self.scaling == "percent")
+
+    @property
+    def moments(self) -> dict[str, da.Array]:
+        """The moments as dask arrays, one chunk per slab of voxels."""
+        chunks = self.slabs.voxel_chunks
+        found = {}
+        for name in Moments._fields:
+            data = self.dataset[name].data
+            if not isinstance(data, da.Array):
+                data = da.from_array(data, chunks=(*data.shape[:-1], chunks))
+            found[name] = data.rechunk({data.ndim - 1: chunks})
+        return found
+
+    def load(self) -> "Fit":
+        """Compute the moments once and hold them in memory.
+
+        Returns
+        -------
+        Fit
+            From which every contrast is taken without reading the run again. A tenth of the size
+            of the data, about.
+        """
+        return _replace_dataset(self, self.dataset.load())
+
+    @property
+    def beta(self) -> xr.DataArray:
+        """Coefficients, (regressor, x, y, z), in the units of the scaled signal."""
+        return self._maps()["beta"].assign_coords({REGRESSOR: list(self.design.names)})
+
+    @property
+    def sigma2(self) -> xr.DataArray:
+        """Variance of the noise's innovations, (x, y, z)."""
+        return self._maps()["sigma2"]
+
+    @property
+    def ar(self) -> xr.DataArray:
+        """Autoregressive coefficients, (lag, x, y, z); no lag for least squares."""
+        return self._maps()["ar"]
+
+    @property
+    def r_square(self) -> xr.DataArray:
+        """Share of the variance over time that least squares explains, (x, y, z)."""
+        return self._maps()["r_square"]
+
+    @property
+    def voxel_status(self) -> xr.DataArray:
+        """Why a voxel is NaN: 0 estimated, 1 outside the mask, 2 constant, 3 not finite."""
+        return self._maps()["voxel_status"]
+
+    def _maps(self) -> xr.Dataset:
+        specs = {**MODEL_MAPS, VOXEL_STATUS.name: VOXEL_STATUS}
+        leading = {"beta": (len(self.design.names),), "ar": (self.noise.order,)}
+        fields = {n: Field(leading.get(n, ()), spec.dtype) for n, spec in specs.items()}
+        arrays = maps_of_moments(self.moments, self.slabs, model_maps, (self.model,), fields, FILLS)
+        return label_maps(arrays, specs, self.grid)
+
+    def __repr__(self) -> str:
+        """Show what it holds and whether it is computed."""
+        n_voxels = sum(self.slabs.voxel_chunks)
+        lazy = any(isinstance(v.data, da.Array) for v in self.dataset.data_vars.values())
+        shape = " x ".join(str(n) for n in self.slabs.mask.shape)
+        return (
+            f"<chunkglm.Fit of {self.dataset.attrs['run']}\n"
+            f"  {n_voxels} voxels of {shape}, {self.factor.n_scans} volumes, "
+            f"{len(self.design.names)} regressors, {self.dof} degrees of freedom\n"
+            f"  noise {self.noise}, scaling {self.scaling}, smoothing "
+            f"{self.dataset.attrs['smoothing_fwhm'] or 0} mm\n"
+            f"  moments {self.dataset.nbytes / 1e6:.1f} MB in {len(self.slabs.voxel_chunks)} "
+            f"chunks, {'lazy' if lazy else 'in memory'}>"
+        )
+
+
+def _replace_dataset(fitted: Fit, dataset: xr.Dataset) -> Fit:
+    return Fit(
+        dataset, fitted.design, fitted.noise, fitted.scaling, fitted.grid, fitted.slabs,
+        fitted.factor,
+    )  # fmt: skip
+
+
+def fit(
+    run: xr.DataArray | str | Path,
+    design: Any,
+    *,
+    mask: Any = None,
+    noise: str | AR = "ar1",
+    smoothing_fwhm: float | None = None,
+    scaling: str | None = "percent",
+    t_r: float | None = None,
+) -> Fit:
+    """Fit the general linear model to a run; lazy.
+
+    Parameters
+    ----------
+    run : DataArray or path
+        From `open_run`, or any DataArray with dims (x, y, z, time) and ``attrs["affine"]``.
+    design : DataFrame, (T, k) array, path, or events
+        Design matrix, one row per volume: a DataFrame, an array, a ``.csv``, ``.tsv``, ``.npy`` or
+        ``.npz`` (array ``X``). A table with columns ``onset`` and ``duration`` is taken as events,
+        from which nilearn makes the design with its defaults (`design_from_events` for others).
+    mask : path, image, (x, y, z) array, or None
+        On the run's grid, 0 and one other value. None fits every voxel.
+    noise : {"ar1", "ols"} or AR
+        AR(1) noise with a coefficient of each voxel's own, or white noise; ``AR(1, bins=100)``
+        truncates the coefficient as nilearn does.
+    smoothing_fwhm : float, optional
+        Gaussian smoothing of the whole volume before the mask, full width at half maximum in mm.
+    scaling : {"percent", None}
+        Signal as percent of each voxel's mean over time, or as it is.
+    t_r : float, optional
+        Repetition time in seconds, for a design made from events; the run's by default.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    DesignError
+        When the design does not fit the run; the message names both.
+    MaskError
+        When the mask is not on the run's grid.
+    ImageError, StoreError
+        When the run cannot be opened, or is not (x, y, z, time).
+
+    Warns
+    -----
+    UserWarning
+        When columns of the design depend on others, naming them.
+    """
+    if isinstance(run, (str, Path)):
+        run = open_run(run)
+    label = _check_run(run)
+    percent = _check_scaling(scaling)
+    noise = parse_noise(noise)
+    t_r = check_t_r(t_r) if t_r is not None else run.attrs.get("repetition_time")
+    loaded = load_design(design, n_scans=run.sizes[TIME], t_r=t_r)
+    factor = _factor(loaded)
+    source = untouched_source(run)
+    header = short_header(source.header) if source else None
+    grid = Grid(grid_of_attrs(run.attrs, label).affine, header)
+    shape = (run.sizes["x"], run.sizes["y"], run.sizes["z"])
+    voxels = load_mask(mask, shape, grid.matrix(), label)
+    sigma = _sigma(smoothing_fwhm, grid.matrix())
+    per_plane = voxels.sum(axis=(0, 1)).tolist()
+    size = moment_bytes(factor.rank, noise.order)
+    unit = source.plane_unit if source else 1
+    slabs = make_slabs(voxels, plan_slabs(per_plane, size, unit))
+    if source is not None:
+        arrays = moments_of_source(source, slabs, factor, noise.order, sigma)
+    else:
+        data = run.transpose(*SPACE, TIME).data
+        data = data if isinstance(data, da.Array) else da.from_array(data)
+        arrays = moments_of_array(data, slabs, factor, noise.order, sigma)
+    dataset = _moments_dataset(arrays, slabs, label, smoothing_fwhm)
+    return Fit(dataset, loaded, noise, percent, grid, slabs, factor)
+
+
+def _check_run(run: Any) -> str:
+    if not isinstance(run, xr.DataArray):
+        msg = f"run must be a path or a DataArray from open_run, but got {type(run).__name__}"
+        raise ImageError(msg)
+    label = str(run.attrs.get("source", run.name or "run"))
+    if set(run.dims) != {*SPACE, TIME}:
+        msg = f"{label}: a run must have dims ('x', 'y', 'z', 'time'), but got {run.dims}"
+        raise ImageError(msg)
+    if run.dtype.kind not in "iufb":
+        msg = f"{label}: a run must hold integer or float numbers, but holds {run.dtype}"
+        raise ImageError(msg)
+    return label
+
+
+def _check_scaling(scaling: str | None) -> str | None:
+    if scaling not in ("percent", None):
+        msg = f'scaling must be "percent" or None, but got {scaling!r}'
+        raise DesignError(msg)
+    return scaling
+
+
+def _factor(design: Design) -> DesignFactor:
+    try:
+        factor = factor_design(design.values)
+    except DesignError as error:
+        msg = f"{design.source}: {error}"
+        raise DesignError(msg) from None
+    if factor.dependent_columns:
+        names = ", ".join(design.names[j] for j in factor.dependent_columns)
+        msg = (
+            f"{design.source}: the design has {len(design.names)} columns of rank {factor.rank}; "
+            f"{names} depend on the others; contrasts that need them apart are refused"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return factor
+
+
+def _sigma(fwhm: Any, affine: FloatArray) -> tuple[float, float, float] | None:
+    if fwhm is None or fwhm == 0:
+        return None
+    if isinstance(fwhm, (str, bytes)) or not (np.isfinite(fwhm) and fwhm > 0):
+        msg = f"smoothing_fwhm must be a positive number of mm, or None, but got {fwhm!r}"
+        raise DesignError(msg)
+    sigma = sigma_in_voxels(float(fwhm), affine)
+    if not np.isfinite(sigma).all():
+        msg = f"smoothing needs voxel sizes, but the affine's columns have none: {affine.tolist()}"
+        raise ImageError(msg)
+    return sigma
+
+
+def _moments_dataset(
+    arrays: Mapping[str, da.Array], slabs: Slabs, run: str, fwhm: float | None
+) -> xr.Dataset:
+    z, y, x = np.nonzero(slabs.mask.T)
+    coords = {n: ("voxel", v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
+    variables = {n: (MOMENTS[n].dims, a, MOMENTS[n].attrs()) for n, a in arrays.items()}
+    attrs = {"run": run, "smoothing_fwhm": fwhm}
+    return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+
+def label_maps(arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid) -> xr.Dataset:
+    """Name the dims of maps and bring their grid along."""
+    variables = {n: (specs[n].dims, a, specs[n].attrs()) for n, a in arrays.items()}
+    shape = next(iter(arrays.values())).shape[-3:]
+    coords = {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
+    return xr.Dataset(variables, coords=coords, attrs=grid.attrs())

@@ -1,0 +1,59 @@
+"""The grid that maps lie on, as it travels in the attributes of a Dataset."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from chunkglm._types import FloatArray
+from chunkglm.errors import MapsError
+
+_NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where voxels lie, and the header of the run that maps inherit."""
+
+    affine: tuple[tuple[float, ...], ...]
+    header: bytes | None  # the run's NIfTI header, extensions left out
+
+    def attrs(self) -> dict[str, Any]:
+        """Return attributes that bring the grid along."""
+        found: dict[str, Any] = {"affine": [list(row) for row in self.affine]}
+        if self.header:
+            found["nifti_header"] = base64.b64encode(self.header).decode("ascii")
+        return found
+
+    def matrix(self) -> FloatArray:
+        """Voxel to mm, (4, 4)."""
+        return np.asarray(self.affine, dtype=np.float64)
+
+    def nifti_header(self) -> Any:
+        """Return the run's header as nibabel holds it, or None."""
+        if not self.header:
+            return None
+        is_nifti1 = len(self.header) == _NIFTI1_BYTES
+        return (nib.Nifti1Header if is_nifti1 else nib.Nifti2Header)(self.header, check=False)
+
+
+def grid_of_attrs(attrs: Any, label: str) -> Grid:
+    """Read the grid from attributes; an array without an affine is refused."""
+    affine = np.asarray(attrs.get("affine", []), dtype=np.float64)
+    if affine.shape != (4, 4):
+        msg = f'{label}: attrs["affine"] must be a 4 x 4 matrix, but its shape is {affine.shape}'
+        raise MapsError(msg)
+    header = attrs.get("nifti_header")
+    rows = tuple(tuple(float(v) for v in row) for row in affine)
+    return Grid(rows, base64.b64decode(header) if header else None)
+
+
+def short_header(header: bytes) -> bytes | None:
+    """Return a NIfTI header without its extensions; None where there is none to speak of."""
+    if len(header) < _NIFTI1_BYTES:
+        return None
+    is_nifti2 = int.from_bytes(header[:4], "little") == _NIFTI2_BYTES
+    is_nifti2 |= int.from_bytes(header[:4], "big") == _NIFTI2_BYTES
+    return header[: _NIFTI2_BYTES if is_nifti2 else _NIFTI1_BYTES]

@@ -1,0 +1,313 @@
+"""From moments to estimates: AR(1) generalised least squares in closed form, contrasts, maps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from chunkglm._types import AnyArray, FloatArray, IntArray
+from chunkglm.kernels.factor import DesignFactor
+from chunkglm.kernels.inference import f_statistic, f_to_p_and_z, t_to_p_and_z
+from chunkglm.kernels.moments import Moments
+from chunkglm.kernels.noise import AR, ar1_coefficient
+
+# Voxels solved at once: (rank, voxels) arrays of 12 regressors are 0.1 MB and stay in cache.
+VOXELS_IN_CACHE = 1024
+
+# A voxel is constant when its standard deviation over time is below this share of its level:
+# rounding of float64 leaves 1e-16, real signal on an offset of 1e10 still has 1e-10.
+CONSTANT_VOXEL = 1e-13
+
+# voxel_status codes
+ESTIMATED, OUTSIDE_MASK, CONSTANT, NOT_FINITE = 0, 1, 2, 3
+
+
+class Solution(NamedTuple):
+    """Estimates of V voxels in the basis of the design.
+
+    The inverse precision is ``diag(inverse) + strength * spike spike'`` (Sherman-Morrison).
+    """
+
+    b: FloatArray  # (r, V), coefficients in the units of the fit
+    inverse: FloatArray  # (r, V)
+    spike: FloatArray  # (r, V)
+    strength: FloatArray  # (V,)
+    sigma2: FloatArray  # (V,), innovation variance in the units of the fit
+    rho: FloatArray  # (V,)
+    r_square: FloatArray  # (V,)
+    status: IntArray  # (V,) int8
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Everything but the data: the factored design, the noise model, the scaling."""
+
+    factor: DesignFactor
+    noise: AR
+    percent: bool  # signal as percent of each voxel's mean
+
+
+def solve(moments: Moments, model: Model) -> Solution:
+    """Fit every voxel from its moments.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of a whole run, V voxels.
+    model : Model
+
+    Returns
+    -------
+    Solution
+        In the units asked for (percent of the mean, or the data's); NaN where `status` is not 0.
+
+    Notes
+    -----
+    With ``A(rho) = (1 + rho**2) I - rho L - rho**2 q q'``, L the eigenvalues of Q'S_1Q and q
+    the last row of Q, ``A`` is ``Q'W'WQ`` for the filter ``W = I - rho * shift`` that leaves the first
+    sample as it is.
+    """
+    factor = model.factor
+    status = voxel_status(moments, factor.n_scans)
+    scaled, offset = _in_model_units(moments, model)
+    c0, squares = scaled.products[0], scaled.autocovariance[0]
+    residual_squares = np.maximum(squares - np.einsum("rv,rv->v", c0, c0), 0.0)
+    if model.noise.order == 0:
+        inverse = np.ones_like(c0)
+        solution = Solution(
+            c0.copy(), inverse, np.zeros_like(c0), np.zeros_like(squares),
+            residual_squares, np.zeros_like(squares), squares, status,
+        )  # fmt: skip
+    else:
+        solution = _solve_ar1(scaled, residual_squares, model, status)
+    b = solution.b
+    b += np.multiply.outer(factor.constant, offset)
+    total_squares = squares - scaled.total**2 / factor.n_scans
+    bad = status != ESTIMATED
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r_square = 1.0 - residual_squares / total_squares
+    sigma2 = solution.sigma2 / factor.dof
+    rho = solution.rho
+    for values in (sigma2, rho, r_square):
+        values[bad] = np.nan
+    b[:, bad] = np.nan
+    return solution._replace(sigma2=sigma2, r_square=r_square)
+
+
+def _solve_ar1(
+    moments: Moments, residual_squares: FloatArray, model: Model, status: IntArray
+) -> Solution:
+    """Solve for AR(1) noise; `sigma2` is still the sum of squares of the whitened residuals."""
+    factor = model.factor
+    c0, c1 = moments.products[:2]
+    eigenvalues, last = factor.eigenvalues[:, None], factor.basis[-1][:, None]
+    # r'S_1r with r = d - Q c0; S_1 counts each pair twice.
+    lagged = moments.autocovariance[1] - np.einsum("rv,rv->v", c0, 2.0 * c1 - eigenvalues * c0)
+    rho = ar1_coefficient(0.5 * lagged, residual_squares, factor.n_scans, model.noise.bins)
+    rho2 = rho * rho
+    tail = moments.tail[-1]
+    diagonal = 1.0 + rho2
+    right = diagonal * c0
+    right -= rho * c1
+    right -= last * (rho2 * tail)
+    inverse = 1.0 / (diagonal - eigenvalues * rho)
+    spike = last * inverse
+    strength = rho2 / (1.0 - rho2 * (factor.basis[-1] @ spike))
+    b = right * inverse
+    b += spike * (strength * (factor.basis[-1] @ b))
+    whitened_squares = (
+        diagonal * moments.autocovariance[0]
+        - rho * moments.autocovariance[1]
+        - rho2 * tail**2
+        - np.einsum("rv,rv->v", right, b)
+    )
+    whitened_squares = np.maximum(whitened_squares, 0.0)
+    return Solution(b, inverse, spike, strength, whitened_squares, rho, rho, status)
+
+
+def voxel_status(moments: Moments, n_scans: int) -> IntArray:
+    """Why a voxel cannot be estimated: `CONSTANT`, `NOT_FINITE`, or 0.
+
+    Parameters
+    ----------
+    moments : Moments
+    n_scans : int
+
+    Returns
+    -------
+    (V,) int8 array
+    """
+    squares, total = moments.autocovariance[0], moments.total
+    finite = np.isfinite(squares) & np.isfinite(total) & np.isfinite(moments.reference)
+    with np.errstate(invalid="ignore"):
+        spread = np.sqrt(np.maximum(squares - total**2 / n_scans, 0.0) / n_scans)
+        constant = spread <= CONSTANT_VOXEL * np.abs(moments.reference + total / n_scans)
+    status = np.where(constant, CONSTANT, ESTIMATED)
+    return np.where(finite, status, NOT_FINITE).astype(np.int8)
+
+
+def _in_model_units(moments: Moments, model: Model) -> tuple[Moments, FloatArray]:
+    """Moments of the scaled series, and the constant still missing from it.
+
+    With the constant in the span of the design a shift of the data changes no residual, so the sums
+    stay about the reference and the shift is added to the coefficients at the end. Without it, the
+    shift goes into the sums.
+    """
+    factor = model.factor
+    if model.percent:
+        mean = np.maximum(moments.reference + moments.total / factor.n_scans, 1.0)
+        slope = 100.0 / mean
+        # 100 * (y / mean - 1) with y = reference + d; never the difference of two large numbers.
+        offset: FloatArray = slope * (moments.reference - mean)
+    else:
+        slope = np.ones_like(moments.reference)
+        offset = moments.reference
+    scaled = moments
+    if model.percent:
+        scaled = Moments(
+            moments.reference * slope,
+            moments.products * slope,
+            moments.autocovariance * slope**2,
+            moments.total * slope,
+            moments.head * slope,
+            moments.tail * slope,
+        )
+    if factor.constant_in_span:
+        return scaled, offset
+    return _shift(scaled, offset, factor), np.zeros_like(offset)
+
+
+def _shift(moments: Moments, offset: FloatArray, factor: DesignFactor) -> Moments:
+    """Moments of ``d + offset``, the design not containing a constant."""
+    n_scans, n_lags = factor.n_scans, moments.tail.shape[0]
+    products, autocovariance = moments.products.copy(), moments.autocovariance.copy()
+    shifted = factor.shifted_basis(n_lags)
+    for lag in range(n_lags + 1):
+        ends = moments.head[:lag].sum(axis=0) + moments.tail[n_lags - lag :].sum(axis=0)
+        pairs = 2 * (n_scans - lag) if lag else n_scans
+        sums = 2.0 * moments.total - ends if lag else moments.total
+        products[lag] += np.multiply.outer(shifted[lag].sum(axis=1), offset)
+        autocovariance[lag] += offset * (2.0 * sums + offset * pairs)
+    return Moments(
+        moments.reference,
+        products,
+        autocovariance,
+        moments.total + n_scans * offset,
+        moments.head + offset,
+        moments.tail + offset,
+    )
+
+
+def contrast_maps(
+    moments: Moments, model: Model, weights: FloatArray, stat_type: str
+) -> dict[str, AnyArray]:
+    """Effect, variance, statistic, p and z of one contrast in every voxel.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of a whole run, V voxels.
+    model : Model
+    weights : (q, r) array
+        The contrast in the basis, from `DesignFactor.contrast_in_basis`.
+    stat_type : {"t", "F"}
+
+    Returns
+    -------
+    dict of arrays
+        ``effect_size`` and ``effect_variance``, (V,) for t, (q, V) and (q, q, V) for F; ``stat``,
+        ``p_value``, ``z_score`` (V,); ``voxel_status`` (V,) int8.
+    """
+    q, n_voxels = weights.shape[0], moments.reference.size
+    effect = np.empty((q, n_voxels))
+    covariance = np.empty((q, q, n_voxels))
+    status = np.empty(n_voxels, dtype=np.int8)
+    for part in voxel_blocks(n_voxels):
+        solution = solve(moments.of_voxels(part), model)
+        effect[:, part], covariance[:, :, part] = _contrast(solution, weights)
+        status[part] = solution.status
+    stat, p, z = statistics(effect, covariance, model.factor.dof, stat_type)
+    return {
+        "effect_size": effect[0] if stat_type == "t" else effect,
+        "effect_variance": covariance[0, 0] if stat_type == "t" else covariance,
+        "stat": stat,
+        "p_value": p,
+        "z_score": z,
+        "voxel_status": status,
+    }
+
+
+def _contrast(solution: Solution, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Effect (q, V) and covariance (q, q, V) of a contrast."""
+    effect = weights @ solution.b
+    pairs = weights[:, None, :] * weights[None, :, :]  # (q, q, r)
+    along = weights @ solution.spike
+    covariance = np.matmul(pairs, solution.inverse)
+    covariance += solution.strength * (along[:, None] * along[None])
+    covariance *= solution.sigma2
+    return effect, covariance
+
+
+def statistics(
+    effect: FloatArray, covariance: FloatArray, dof: FloatArray | float, stat_type: str
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Statistic, p and z from effects and their covariance.
+
+    Parameters
+    ----------
+    effect : (q, V) array
+    covariance : (q, q, V) array
+    dof : (V,) array or float
+    stat_type : {"t", "F"}
+
+    Returns
+    -------
+    stat, p, z : (V,) arrays
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if stat_type == "t":
+            stat = effect[0] / np.sqrt(covariance[0, 0])
+            return (stat, *t_to_p_and_z(stat, dof))
+        stat = f_statistic(effect, covariance)
+        return (stat, *f_to_p_and_z(stat, effect.shape[0], dof))
+
+
+def model_maps(moments: Moments, model: Model) -> dict[str, AnyArray]:
+    """Coefficients, noise and fit of every voxel.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of a whole run, V voxels.
+    model : Model
+
+    Returns
+    -------
+    dict of arrays
+        ``beta`` (k, V), ``sigma2`` (V,), ``ar`` (order, V), ``r_square`` (V,), ``voxel_status``
+        (V,) int8.
+    """
+    n_voxels = moments.reference.size
+    to_beta = model.factor.regressors_from_basis()
+    out: dict[str, AnyArray] = {
+        "beta": np.empty((to_beta.shape[0], n_voxels)),
+        "sigma2": np.empty(n_voxels),
+        "ar": np.empty((model.noise.order, n_voxels)),
+        "r_square": np.empty(n_voxels),
+        "voxel_status": np.empty(n_voxels, dtype=np.int8),
+    }
+    for part in voxel_blocks(n_voxels):
+        solution = solve(moments.of_voxels(part), model)
+        out["beta"][:, part] = to_beta @ solution.b
+        out["sigma2"][part] = solution.sigma2
+        out["ar"][:, part] = solution.rho[None][: model.noise.order]
+        out["r_square"][part] = solution.r_square
+        out["voxel_status"][part] = solution.status
+    return out
+
+
+def voxel_blocks(n_voxels: int) -> Iterator[slice]:
+    """Ranges of voxels that are solved at once."""
+    for first in range(0, n_voxels, VOXELS_IN_CACHE):
+        yield slice(first, min(first + VOXELS_IN_CACHE, n_voxels))

@@ -1,0 +1,182 @@
+"""What all voxels of a run share: the design, factored once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import qr, solve_triangular
+
+from chunkglm._types import FloatArray, IntArray
+from chunkglm.errors import DesignError
+
+# A column counts as dependent when what the others leave of it, at unit length, is below this.
+# Filip's polynomial of degree 10 (NIST) leaves 4e-10 and must pass; rounding leaves T * 2e-16.
+DEPENDENT_COLUMN = 1e-12
+
+# The constant lies in the span of the design when at most this share of it is left over.
+CONSTANT_IN_SPAN = 1e-10
+
+# A contrast is estimable when its weights on dependent columns are those the others imply, to this.
+ESTIMABLE = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class DesignFactor:
+    """An orthonormal basis of a design, in which the lag-1 product is diagonal.
+
+    The basis ``Q`` spans the columns of ``X`` and is rotated so that ``Q'S_1Q`` is diagonal, where
+    ``(S_d x)_t = x_{t+d} + x_{t-d}`` (zero outside the run). AR(1) precision is then diagonal plus
+    rank one, and every voxel is solved in O(rank).
+    """
+
+    basis: FloatArray  # (T, r)
+    eigenvalues: FloatArray  # (r,), the diagonal of Q'S_1Q
+    triangle: FloatArray  # (r, r), R of the column-scaled, pivoted QR
+    implied: FloatArray  # (r, k - r), R^-1 of the dependent columns
+    rotation: FloatArray  # (r, r), from the QR's basis to `basis`
+    column_scale: FloatArray  # (k,), Euclidean lengths of the columns
+    pivots: IntArray  # (k,), columns in the order of the QR, dependent ones last
+    rank: int
+    constant: FloatArray  # (r,), Q'1
+    constant_in_span: bool
+
+    @property
+    def n_scans(self) -> int:
+        """Number of volumes T."""
+        return int(self.basis.shape[0])
+
+    @property
+    def n_regressors(self) -> int:
+        """Number of columns of the design, dependent ones included."""
+        return int(self.pivots.size)
+
+    @property
+    def dof(self) -> int:
+        """Residual degrees of freedom: scans minus rank, never minus columns."""
+        return self.n_scans - self.rank
+
+    @property
+    def dependent_columns(self) -> tuple[int, ...]:
+        """Columns that the others already explain, in the order of the design."""
+        return tuple(sorted(int(j) for j in self.pivots[self.rank :]))
+
+    def shifted_basis(self, n_lags: int) -> FloatArray:
+        """``S_d Q`` for d = 0..n_lags, the rows against which a block of data is multiplied.
+
+        Parameters
+        ----------
+        n_lags : int
+            Order p of the noise model.
+
+        Returns
+        -------
+        (n_lags + 1, r, T) array
+        """
+        return np.stack([symmetric_shift(self.basis, lag).T for lag in range(n_lags + 1)])
+
+    def contrast_in_basis(self, weights: FloatArray) -> FloatArray:
+        """Weights on regressors expressed in the basis, so that ``c'beta = h'b``.
+
+        Parameters
+        ----------
+        weights : (q, k) array
+            Contrast weights, one row per contrast.
+
+        Returns
+        -------
+        (q, r) array
+
+        Raises
+        ------
+        ValueError
+            Where the contrast is not estimable: the data do not determine it.
+        """
+        scaled = np.atleast_2d(weights) / self.column_scale
+        independent = scaled[:, self.pivots[: self.rank]]
+        dependent = scaled[:, self.pivots[self.rank :]]
+        off = np.abs(dependent - independent @ self.implied)
+        if np.any(off > ESTIMABLE * np.abs(scaled).max(initial=0.0)):
+            msg = "not estimable"
+            raise ValueError(msg)
+        rows = solve_triangular(self.triangle, independent.T, trans="T")
+        return np.asarray(rows.T @ self.rotation)
+
+    def regressors_from_basis(self) -> FloatArray:
+        """``M`` with ``beta = M b``; dependent columns get zero.
+
+        Returns
+        -------
+        (k, r) array
+        """
+        independent = solve_triangular(self.triangle, self.rotation)
+        out = np.zeros((self.n_regressors, self.rank))
+        out[self.pivots[: self.rank]] = independent
+        return np.asarray(out / self.column_scale[:, None])
+
+
+def symmetric_shift(x: FloatArray, lag: int) -> FloatArray:
+    """``(S_d x)_t = x_{t+d} + x_{t-d}`` along the first axis, zero outside; S_0 is the identity.
+
+    Parameters
+    ----------
+    x : (T, ...) array
+    lag : int
+
+    Returns
+    -------
+    (T, ...) array
+    """
+    if lag == 0:
+        return x.copy()
+    out = np.zeros_like(x)
+    out[:-lag] += x[lag:]
+    out[lag:] += x[:-lag]
+    return out
+
+
+def factor_design(X: FloatArray) -> DesignFactor:
+    """Factor a design by column-scaled QR with column pivoting.
+
+    Parameters
+    ----------
+    X : (T, k) array
+        Design matrix; finite, no all-zero column.
+
+    Returns
+    -------
+    DesignFactor
+
+    Raises
+    ------
+    DesignError
+        When no degrees of freedom are left (T <= rank).
+    """
+    X = np.asarray(X, dtype=np.float64)
+    # Lengths from scaled columns: squares of columns at 1e200 would overflow, at 1e-200 vanish.
+    largest = np.abs(X).max(axis=0)
+    column_scale = largest * np.sqrt(((X / largest) ** 2).sum(axis=0))
+    q, triangle, pivots = qr(X / column_scale, mode="economic", pivoting=True)
+    rank = int(np.count_nonzero(np.abs(np.diag(triangle)) > DEPENDENT_COLUMN))
+    if X.shape[0] <= rank:
+        msg = (
+            f"the design has rank {rank} and the run only {X.shape[0]} volumes, so nothing is left "
+            "to estimate the noise from; use fewer regressors"
+        )
+        raise DesignError(msg)
+    q = q[:, :rank]
+    implied = solve_triangular(triangle[:rank, :rank], triangle[:rank, rank:])
+    eigenvalues, rotation = np.linalg.eigh(q.T @ symmetric_shift(q, 1))
+    basis = np.ascontiguousarray(q @ rotation)
+    constant = basis.sum(axis=0)
+    left_over = 1.0 - constant @ constant / X.shape[0]
+    return DesignFactor(
+        basis=basis,
+        eigenvalues=eigenvalues,
+        triangle=triangle[:rank, :rank],
+        implied=implied,
+        rotation=rotation,
+        column_scale=column_scale,
+        pivots=pivots,
+        rank=rank,
+        constant=constant,
+        constant_in_span=bool(left_over < CONSTANT_IN_SPAN),
+    )

@@ -1,0 +1,118 @@
+"""Which voxels of a volume are fitted, and their series taken out of a block of volumes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chunkglm._types import AnyArray, BoolArray, FloatArray, IntArray
+from chunkglm.kernels.smoothing import VolumeSmoother, axis_smoother, kernel_radius
+
+
+@dataclass(frozen=True, slots=True)
+class VoxelSelection:
+    """The voxels of a range of planes, and how their series are taken from blocks of volumes.
+
+    Voxels are in the order in which NIfTI holds them: x fastest, then y, then z.
+    """
+
+    planes: range  # planes that the blocks handed in hold, a smoothing halo included
+    shape: tuple[int, int]  # (y, x) of a plane
+    index: IntArray  # (V,), into a block's flattened (z, y, x), or into the smoothed box
+    smoother: VolumeSmoother | None
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels V."""
+        return int(self.index.size)
+
+    def series(self, block: AnyArray) -> AnyArray:
+        """Series of the selected voxels.
+
+        Parameters
+        ----------
+        block : (t, z, y, x) array
+            Volumes as they lie in a NIfTI file, the planes `planes`; or a transposed view of
+            (x, y, z, t) data, whose series are then taken without moving the rest.
+
+        Returns
+        -------
+        (t, V) array
+            In the block's dtype; float64 when smoothed.
+        """
+        n_volumes = block.shape[0]
+        if self.smoother is not None:
+            # In one go: a transposed view is reordered once, not once a volume.
+            volumes = np.ascontiguousarray(block)
+            out = np.empty((n_volumes, self.n_voxels))
+            for volume, row in zip(volumes, out, strict=True):
+                np.take(self.smoother(volume).reshape(-1), self.index, out=row, mode="clip")
+            return out
+        if block.T.flags.c_contiguous and not block.flags.c_contiguous:
+            z, y, x = np.unravel_index(self.index, (len(self.planes), *self.shape))
+            rows = np.ravel_multi_index((x, y, z), block.shape[:0:-1])
+            return block.T.reshape(-1, n_volumes)[rows].T
+        return np.take(block.reshape(n_volumes, -1), self.index, axis=1)
+
+
+def select_voxels(
+    mask: BoolArray, wanted: range, sigma: tuple[float, float, float] | None
+) -> VoxelSelection:
+    """Select the voxels of a mask in a range of planes.
+
+    Parameters
+    ----------
+    mask : (x, y, z) bool array
+        The whole mask.
+    wanted : range
+        Planes whose voxels are selected; at least one voxel.
+    sigma : tuple of three floats or None
+        Smoothing along x, y and z in voxels.
+
+    Returns
+    -------
+    VoxelSelection
+    """
+    volume = mask.T  # (z, y, x), so that x runs fastest
+    n_z, n_y, n_x = volume.shape
+    part = volume[wanted.start : wanted.stop]
+    if sigma is None:
+        return VoxelSelection(wanted, (n_y, n_x), np.flatnonzero(part), None)
+    sigma_x, sigma_y, sigma_z = sigma
+    box_z, box_y, box_x = (_extent(part, axis) for axis in range(3))
+    box_z = range(box_z.start + wanted.start, box_z.stop + wanted.start)
+    halo = kernel_radius(sigma_z)
+    planes = range(max(0, box_z.start - halo), min(n_z, box_z.stop + halo))
+    smoother = VolumeSmoother(
+        axis_smoother(n_z, sigma_z, box_z, planes),
+        axis_smoother(n_y, sigma_y, box_y, range(n_y)),
+        axis_smoother(n_x, sigma_x, box_x, range(n_x)),
+    )
+    box = volume[box_z.start : box_z.stop, box_y.start : box_y.stop, box_x.start : box_x.stop]
+    return VoxelSelection(planes, (n_y, n_x), np.flatnonzero(box), smoother)
+
+
+def _extent(volume: BoolArray, axis: int) -> range:
+    """First to last position of an axis at which the mask holds a voxel."""
+    others = tuple(a for a in range(3) if a != axis)
+    used = np.flatnonzero(volume.any(axis=others))
+    return range(int(used[0]), int(used[-1]) + 1)
+
+
+def scatter(values: FloatArray, mask: BoolArray, fill: float = np.nan) -> AnyArray:
+    """Put values of selected voxels back where they belong.
+
+    Parameters
+    ----------
+    values : (..., V) array
+    mask : (x, y, z) bool array
+        With V voxels set.
+    fill : float
+        Value elsewhere.
+
+    Returns
+    -------
+    (..., x, y, z) array
+    """
+    out = np.full((*values.shape[:-1], *mask.T.shape), fill, dtype=values.dtype)
+    out[..., mask.T] = values
+    return np.moveaxis(out, (-3, -1), (-1, -3))

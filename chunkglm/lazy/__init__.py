@@ -1,0 +1,1 @@
+"""The only builder of dask graphs: runs, moments and maps as arrays, computed when asked."""

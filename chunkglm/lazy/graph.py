@@ -1,0 +1,70 @@
+"""Tasks that make several arrays at once, shown as dask arrays that share them."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.highlevelgraph import HighLevelGraph
+
+Key = Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One of the arrays that a task returns."""
+
+    leading: tuple[int, ...]  # axes before the chunked one(s), whole
+    dtype: str
+
+
+def arrays_of_tasks(
+    name: str,
+    tasks: Mapping[Key, Any],
+    keys: Sequence[Key],
+    fields: Mapping[str, Field],
+    trailing_chunks: tuple[tuple[int, ...], ...],
+    dependencies: Sequence[da.Array],
+) -> dict[str, da.Array]:
+    """Show the results of tasks as arrays; computed together, each task runs once.
+
+    Parameters
+    ----------
+    name : str
+        Unique name of the tasks.
+    tasks : mapping
+        The graph.
+    keys : sequence
+        The task of each chunk along the last axis; it returns a mapping of field to block.
+    fields : mapping
+        Name, leading shape and dtype of each array.
+    trailing_chunks : tuple of tuples of int
+        Chunks of the axes after the leading ones; only the last may have several.
+    dependencies : sequence of dask arrays
+        Whose keys the tasks use.
+
+    Returns
+    -------
+    dict of dask arrays
+    """
+    base = HighLevelGraph.from_collections(name, dict(tasks), dependencies=list(dependencies))
+    out = {}
+    for field, spec in fields.items():
+        layer_name = f"{field}-{name}"
+        zeros = (0,) * (len(spec.leading) + len(trailing_chunks) - 1)
+        layer = {(layer_name, *zeros, i): (itemgetter(field), key) for i, key in enumerate(keys)}
+        graph = HighLevelGraph(
+            {**base.layers, layer_name: layer},
+            {**base.dependencies, layer_name: {name}},
+        )
+        chunks = (*((n,) for n in spec.leading), *trailing_chunks)
+        out[field] = da.Array(graph, layer_name, chunks, dtype=np.dtype(spec.dtype))
+    return out
+
+
+def block_keys(array: da.Array) -> list[Key]:
+    """Keys of an array that is chunked along its last axis only."""
+    zeros = (0,) * (array.ndim - 1)
+    return [(array.name, *zeros, i) for i in range(array.numblocks[-1])]

@@ -1,0 +1,137 @@
+"""Maps over (x, y, z) from moments over voxels, and maps from maps, slab by slab."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+
+from chunkglm._types import AnyArray, BoolArray, FloatArray
+from chunkglm.kernels.moments import Moments
+from chunkglm.kernels.voxels import scatter
+from chunkglm.lazy.blas import one_blas_thread
+from chunkglm.lazy.graph import Field, arrays_of_tasks, block_keys
+from chunkglm.lazy.moments import Slabs
+
+VoxelFunction = Callable[..., Mapping[str, AnyArray]]
+
+
+def maps_of_moments(
+    moments: Mapping[str, da.Array],
+    slabs: Slabs,
+    function: VoxelFunction,
+    arguments: Sequence[Any],
+    fields: Mapping[str, Field],
+    fills: Mapping[str, float],
+) -> dict[str, da.Array]:
+    """Apply a kernel to the moments of each slab and put the results on the grid.
+
+    Parameters
+    ----------
+    moments : mapping of dask arrays
+        One for each field of `Moments`, chunked over voxels as the slabs are.
+    slabs : Slabs
+    function : callable
+        ``function(moments, *arguments)`` returns arrays (..., V) by name.
+    arguments : sequence
+    fields : mapping
+        What the function returns.
+    fills : mapping
+        Value outside the mask by name; NaN where none is given.
+
+    Returns
+    -------
+    dict of (..., x, y, z) dask arrays
+    """
+    parts = [moments[field] for field in Moments._fields]
+    name = f"{function.__name__}-" + tokenize(
+        [p.name for p in parts], slabs.planes, arguments, function.__name__
+    )
+    blocks = dict(zip(slabs.occupied, zip(*map(block_keys, parts), strict=True), strict=True))
+    tasks: dict[Any, Any] = {(name, "arguments"): _Arguments(tuple(arguments))}
+    keys = [(name, i) for i in range(len(slabs.planes))]
+    for i, planes in enumerate(slabs.planes):
+        mask = slabs.mask[:, :, planes.start : planes.stop]
+        if i in blocks:
+            work = _SlabFunction(function, mask, dict(fills))
+            tasks[keys[i]] = (work, (name, "arguments"), *blocks[i])
+        else:
+            tasks[keys[i]] = (_EmptySlab(mask.shape, dict(fields), dict(fills)),)
+    x, y, _ = slabs.mask.shape
+    chunks = ((x,), (y,), tuple(len(p) for p in slabs.planes))
+    return arrays_of_tasks(name, tasks, keys, fields, chunks, parts)
+
+
+class _Arguments:
+    """Holds a kernel's arguments as one value of the graph, shared by all slabs."""
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
+
+
+class _SlabFunction:
+    """Applies a kernel to one slab's moments."""
+
+    def __init__(self, function: VoxelFunction, mask: BoolArray, fills: dict[str, float]) -> None:
+        self.function, self.mask, self.fills = function, mask, fills
+
+    def __call__(self, arguments: _Arguments, *parts: FloatArray) -> dict[str, AnyArray]:
+        with one_blas_thread():
+            found = self.function(Moments(*parts), *arguments.values)
+        return {
+            name: scatter(values, self.mask, self.fills.get(name, np.nan))
+            for name, values in found.items()
+        }
+
+
+class _EmptySlab:
+    """Makes the maps of a slab without voxels; no data are read for it."""
+
+    def __init__(
+        self, shape: tuple[int, ...], fields: dict[str, Field], fills: dict[str, float]
+    ) -> None:
+        self.shape, self.fields, self.fills = shape, fields, fills
+
+    def __call__(self) -> dict[str, AnyArray]:
+        return {
+            name: np.full((*f.leading, *self.shape), self.fills.get(name, np.nan), dtype=f.dtype)
+            for name, f in self.fields.items()
+        }
+
+
+def maps_of_maps(
+    inputs: Sequence[da.Array],
+    function: Callable[..., Mapping[str, AnyArray]],
+    fields: Mapping[str, Field],
+) -> dict[str, da.Array]:
+    """Apply a kernel to maps that share a grid, slab by slab.
+
+    Parameters
+    ----------
+    inputs : sequence of (..., x, y, z) dask arrays
+        Chunked in any way; leading axes are kept whole.
+    function : callable
+        ``function(*blocks)`` returns arrays (..., x, y, z) by name.
+    fields : mapping
+        What the function returns.
+
+    Returns
+    -------
+    dict of (..., x, y, z) dask arrays
+        In slabs of whole planes.
+    """
+    slabs = _common_slabs(inputs)
+    whole = [a.rechunk({**dict.fromkeys(range(a.ndim - 1), -1), a.ndim - 1: slabs}) for a in inputs]
+    name = "maps-" + tokenize([a.name for a in whole], function)
+    tasks: dict[Any, Any] = {}
+    keys = [(name, i) for i in range(len(slabs))]
+    for i, blocks in enumerate(zip(*map(block_keys, whole), strict=True)):
+        tasks[keys[i]] = (function, *blocks)
+    x, y, _ = inputs[0].shape[-3:]
+    return arrays_of_tasks(name, tasks, keys, fields, ((x,), (y,), slabs), whole)
+
+
+def _common_slabs(inputs: Sequence[da.Array]) -> tuple[int, ...]:
+    """Chunks of z that suit all inputs: those of the one cut into most slabs."""
+    return max((a.chunks[-1] for a in inputs), key=len)

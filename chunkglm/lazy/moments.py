@@ -1,0 +1,201 @@
+"""Moments as lazy arrays: one pass over a run on disk, or over whatever dask array one is given."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import dask.array as da
+from dask.base import tokenize
+
+from chunkglm._types import AnyArray, BoolArray, FloatArray, RunSource
+from chunkglm.kernels.factor import DesignFactor
+from chunkglm.kernels.moments import Moments, extend, in_units
+from chunkglm.kernels.voxels import VoxelSelection, select_voxels
+from chunkglm.lazy.blas import one_blas_thread
+from chunkglm.lazy.graph import Field, arrays_of_tasks
+from chunkglm.lazy.runs import scaled
+from chunkglm.plan import block_volumes, even_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Slabs:
+    """Ranges of planes worked on together; voxels are numbered x fastest, then y, then z."""
+
+    mask: BoolArray  # (x, y, z)
+    planes: tuple[range, ...]
+    n_voxels: tuple[int, ...]  # of the mask, in each range; may be 0
+
+    @property
+    def occupied(self) -> tuple[int, ...]:
+        """The slabs that hold voxels: one chunk of moments each."""
+        return tuple(i for i, n in enumerate(self.n_voxels) if n)
+
+    @property
+    def voxel_chunks(self) -> tuple[int, ...]:
+        """Chunks of every array of moments."""
+        return tuple(n for n in self.n_voxels if n)
+
+
+def make_slabs(mask: BoolArray, planes: list[range]) -> Slabs:
+    """Count the voxels of each slab."""
+    counts = tuple(int(mask[:, :, p.start : p.stop].sum()) for p in planes)
+    return Slabs(mask, tuple(planes), counts)
+
+
+def moments_fields(rank: int, n_lags: int) -> dict[str, Field]:
+    """Name, leading shape and dtype of each of the `Moments`."""
+    return {
+        "reference": Field((), "f8"),
+        "products": Field((n_lags + 1, rank), "f8"),
+        "autocovariance": Field((n_lags + 1,), "f8"),
+        "total": Field((), "f8"),
+        "head": Field((n_lags,), "f8"),
+        "tail": Field((n_lags,), "f8"),
+    }
+
+
+def moments_of_source(
+    source: RunSource,
+    slabs: Slabs,
+    factor: DesignFactor,
+    n_lags: int,
+    sigma: tuple[float, float, float] | None,
+) -> dict[str, da.Array]:
+    """Moments of an untouched run.
+
+    A run that can only be read forwards is read once, by one task, for all slabs; any other by a
+    task per slab, which reads only the planes it needs.
+
+    Parameters
+    ----------
+    source : RunSource
+    slabs : Slabs
+    factor : DesignFactor
+    n_lags : int
+    sigma : tuple of three floats or None
+        Smoothing along x, y and z in voxels.
+
+    Returns
+    -------
+    dict of dask arrays
+        One for each field of `Moments`, chunked over voxels.
+    """
+    shifted = factor.shifted_basis(n_lags)
+    name = "moments-" + tokenize(source, slabs.mask, slabs.planes, shifted, sigma)
+    tasks: dict[Any, Any] = {(name, "basis"): shifted}
+    keys = [(name, i) for i in range(len(slabs.occupied))]
+    if source.forward_only:
+        selection = select_voxels(slabs.mask, range(slabs.mask.shape[2]), sigma)
+        tasks[(name, "pass")] = (moments_in_one_pass, source, selection, (name, "basis"))
+        first = 0
+        for key, n_voxels in zip(keys, slabs.voxel_chunks, strict=True):
+            tasks[key] = (_voxels_as_fields, (name, "pass"), first, first + n_voxels)
+            first += n_voxels
+    else:
+        for key, slab in zip(keys, slabs.occupied, strict=True):
+            selection = select_voxels(slabs.mask, slabs.planes[slab], sigma)
+            tasks[key] = (_slab_as_fields, source, selection, (name, "basis"))
+    fields = moments_fields(factor.rank, n_lags)
+    return arrays_of_tasks(name, tasks, keys, fields, (slabs.voxel_chunks,), [])
+
+
+def moments_in_one_pass(
+    source: RunSource, selection: VoxelSelection, shifted_basis: FloatArray
+) -> Moments:
+    """Read a run forwards, once, and add up the moments of the selected voxels.
+
+    Parameters
+    ----------
+    source : RunSource
+    selection : VoxelSelection
+    shifted_basis : (p + 1, r, T) array
+
+    Returns
+    -------
+    Moments
+        In the units of the scaled run.
+    """
+    n_lags, n_scans = shifted_basis.shape[0] - 1, source.shape[3]
+    n_volumes = block_volumes(selection.n_voxels, n_scans, n_lags)
+    integers = source.dtype.kind in "iub"
+    moments = None
+    with one_blas_thread():
+        for first, block in source.blocks(selection.planes, n_volumes):
+            # Integers are added up as stored and scaled once at the end; floats are scaled first,
+            # for a sample that is not finite counts as 0 of the scaled values when smoothing.
+            values = block if integers else scaled(block, source)
+            # A store's block of time may be longer than what is held as float64 at once.
+            for part in even_blocks(block.shape[0], n_volumes):
+                rows = shifted_basis[:, :, first + part.start : first + part.stop]
+                series = selection.series(values[part.start : part.stop])
+                moments = extend(moments, series, rows)
+    assert moments is not None  # noqa: S101 - a run has volumes
+    return in_units(moments, source.slope, source.intercept) if integers else moments
+
+
+def _slab_as_fields(
+    source: RunSource, selection: VoxelSelection, shifted_basis: FloatArray
+) -> dict[str, FloatArray]:
+    return moments_in_one_pass(source, selection, shifted_basis)._asdict()
+
+
+def _voxels_as_fields(moments: Moments, first: int, stop: int) -> dict[str, FloatArray]:
+    return moments.of_voxels(slice(first, stop))._asdict()
+
+
+def moments_of_array(
+    run: da.Array,
+    slabs: Slabs,
+    factor: DesignFactor,
+    n_lags: int,
+    sigma: tuple[float, float, float] | None,
+) -> dict[str, da.Array]:
+    """Moments of a run that is any dask array.
+
+    Parameters
+    ----------
+    run : (x, y, z, time) dask array
+    slabs, factor, n_lags, sigma
+        As for `moments_of_source`.
+
+    Returns
+    -------
+    dict of dask arrays
+    """
+    shifted = factor.shifted_basis(n_lags)
+    name = "moments-" + tokenize(run, slabs.mask, slabs.planes, shifted, sigma)
+    tasks: dict[Any, Any] = {(name, "basis"): shifted}
+    keys, dependencies = [], []
+    for i, slab in enumerate(slabs.occupied):
+        selection = select_voxels(slabs.mask, slabs.planes[slab], sigma)
+        tasks[(name, "selection", i)] = selection
+        n_volumes = block_volumes(slabs.n_voxels[slab], factor.n_scans, n_lags)
+        times = tuple(len(b) for b in even_blocks(factor.n_scans, n_volumes))
+        part = run[:, :, selection.planes.start : selection.planes.stop]
+        part = part.rechunk({0: -1, 1: -1, 2: -1, 3: times})
+        dependencies.append(part)
+        before: Any = None
+        first = 0
+        for j, length in enumerate(part.chunks[3]):
+            key = (name, "until", i, j)
+            step = partial(_extend, first=first)
+            block = (part.name, 0, 0, 0, j)
+            tasks[key] = (step, before, block, (name, "selection", i), (name, "basis"))
+            before, first = key, first + length
+        keys.append((name, i))
+        tasks[(name, i)] = (Moments._asdict, before)
+    fields = moments_fields(factor.rank, n_lags)
+    return arrays_of_tasks(name, tasks, keys, fields, (slabs.voxel_chunks,), dependencies)
+
+
+def _extend(
+    before: Moments | None,
+    block: AnyArray,
+    selection: VoxelSelection,
+    shifted_basis: FloatArray,
+    *,
+    first: int,
+) -> Moments:
+    rows = shifted_basis[:, :, first : first + block.shape[3]]
+    with one_blas_thread():
+        return extend(before, selection.series(block.T), rows)

@@ -1,0 +1,73 @@
+"""Names, dims, dtypes, units and meaning of every variable, in one table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SPACE = ("x", "y", "z")
+VOXEL = "voxel"
+TIME = "time"
+REGRESSOR = "regressor"
+ROW, COLUMN = "row", "row_"  # rows of an F contrast, and again for their covariance
+
+
+@dataclass(frozen=True, slots=True)
+class VarSpec:
+    """One variable."""
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    long_name: str
+    units: str = ""
+
+    def attrs(self) -> dict[str, str]:
+        """Return its attributes in a Dataset."""
+        found = {"long_name": self.long_name}
+        return {**found, "units": self.units} if self.units else found
+
+
+def _table(*specs: VarSpec) -> Mapping[str, VarSpec]:
+    return {spec.name: spec for spec in specs}
+
+
+# Moments: sums over time about each voxel's first volume; see kernels.moments.
+MOMENTS = _table(
+    VarSpec("reference", (VOXEL,), "f8", "first volume of the run", "signal"),
+    VarSpec("products", ("lag", "basis", VOXEL), "f8", "basis, shifted by lag, times data"),
+    VarSpec("autocovariance", ("lag", VOXEL), "f8", "sums of lagged products of the data"),
+    VarSpec("total", (VOXEL,), "f8", "sum of the data over time", "signal"),
+    VarSpec("head", ("edge", VOXEL), "f8", "first samples", "signal"),
+    VarSpec("tail", ("edge", VOXEL), "f8", "last samples", "signal"),
+)
+
+# Units of effects are the signal's: percent of each voxel's mean unless scaling is None.
+T_MAPS = _table(
+    VarSpec("effect_size", SPACE, "f8", "contrast of the coefficients"),
+    VarSpec("effect_variance", SPACE, "f8", "variance of the effect size"),
+    VarSpec("stat", SPACE, "f8", "test statistic"),
+    VarSpec("p_value", SPACE, "f8", "upper-tail probability, one-sided for t"),
+    VarSpec("z_score", SPACE, "f8", "standard normal score of the same tail probability"),
+)
+F_MAPS = {
+    **T_MAPS,
+    **_table(
+        VarSpec("effect_size", (ROW, *SPACE), "f8", "contrasts of the coefficients"),
+        VarSpec("effect_variance", (ROW, COLUMN, *SPACE), "f8", "covariance of the effect sizes"),
+    ),
+}
+VOXEL_STATUS = VarSpec(
+    "voxel_status",
+    SPACE,
+    "i1",
+    "0 estimated, 1 outside the mask, 2 constant over time, 3 not finite",
+)
+POOLED = _table(
+    VarSpec("n_runs", SPACE, "f8", "runs that count at the voxel"),
+    VarSpec("dof", SPACE, "f8", "residual degrees of freedom of these runs together"),
+)
+MODEL_MAPS = _table(
+    VarSpec("beta", (REGRESSOR, *SPACE), "f8", "coefficients"),
+    VarSpec("sigma2", SPACE, "f8", "variance of the innovations"),
+    VarSpec("ar", ("lag", *SPACE), "f8", "autoregressive coefficients of the noise"),
+    VarSpec("r_square", SPACE, "f8", "share of variance explained by least squares"),
+)
