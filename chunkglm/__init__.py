@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         save,
     )
     from chunkglm.kernels.noise import AR
+    from chunkglm.report import plot_montage
 
 # Loaded when first used: xarray, dask and pandas take a second, and `chunkglm --help` needs none.
 _HOME = {
@@ -33,6 +34,7 @@ _HOME = {
     "load_design": "chunkglm.design",
     "open_maps": "chunkglm.glm",
     "open_run": "chunkglm.glm",
+    "plot_montage": "chunkglm.report",
     "save": "chunkglm.glm",
     "simulate_fiac": "chunkglm.datasets",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "load_design",
     "open_maps",
     "open_run",
+    "plot_montage",
     "save",
     "simulate_fiac",
 ]

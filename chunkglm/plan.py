@@ -9,7 +9,7 @@ MB = 1_000_000
 CHUNK_BYTES = 16 * MB
 
 # Volumes buffered while a run is converted: one block of time, whole volumes.
-BUFFER_BYTES = 64 * MB
+BUFFER_BYTES = 32 * MB
 
 # Moments of one slab of voxels, the unit of parallel work after the pass over the data.
 SLAB_BYTES = 32 * MB
@@ -17,7 +17,7 @@ SMALLEST_SLAB_BYTES = 2 * MB
 SLABS_AT_LEAST = 4
 
 # Series of one block of time held as float64 while the moments of a slab are added up.
-SERIES_BYTES = 32 * MB
+SERIES_BYTES = 12 * MB
 
 # Copies of the buffer alive during conversion: read ahead, waiting, being written, its transpose.
 BUFFERS_ALIVE = 4
@@ -71,9 +71,9 @@ def store_chunks(
     Examples
     --------
     >>> store_chunks((64, 64, 30, 191), 2)
-    (64, 64, 10, 191)
+    (64, 64, 15, 96)
     >>> store_chunks((64, 76, 64, 6804), 2)
-    (64, 76, 16, 102)
+    (64, 76, 32, 51)
     """
     x, y, z, n_scans = shape
     volume = x * y * z * itemsize
@@ -134,12 +134,12 @@ def moment_bytes(rank: int, n_lags: int) -> int:
     return 8 * numbers
 
 
-def block_volumes(n_voxels: int, n_scans: int, n_lags: int) -> int:
+def block_volumes(n_voxels: int, n_scans: int) -> int:
     """Volumes of a block of time whose series are held as float64 at once.
 
     Examples
     --------
-    >>> block_volumes(50_000, 191, 1)
-    80
+    >>> block_volumes(50_000, 191)
+    30
     """
-    return max(1, 2 * n_lags, min(n_scans, SERIES_BYTES // (8 * max(1, n_voxels))))
+    return max(1, min(n_scans, SERIES_BYTES // (8 * max(1, n_voxels))))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import dask.array as da
@@ -60,7 +61,12 @@ def fixed_effects(
     inputs: list[da.Array] = []
     for one in runs:
         inputs += [_array(one, name) for name in ("effect_size", "effect_variance")]
-        inputs += [_map_or_value(one, "dof", one.attrs.get("dof")), _map_or_value(one, "n_runs", 1)]
+        # Pooled maps that were saved and opened again know their runs by name only.
+        n_runs = len(one.attrs.get("runs", [RUN]))
+        inputs += [
+            _map_or_value(one, "dof", one.attrs["dof"]),
+            _map_or_value(one, "n_runs", n_runs),
+        ]
     work = _PoolBlocks(len(runs), stat_type, precision_weighted)
     specs = {**(T_MAPS if stat_type == "t" else F_MAPS), **POOLED}
     leading = {} if stat_type == "t" else {"effect_size": (q,), "effect_variance": (q, q)}
@@ -87,15 +93,22 @@ def _as_list(maps: Sequence[xr.Dataset] | xr.Dataset) -> list[xr.Dataset]:
     if isinstance(maps, xr.Dataset):
         if RUN not in maps.dims:
             return _check_each([maps])
-        dofs = np.atleast_1d(np.asarray(maps.attrs.get("dof", np.nan), dtype=float))
-        found = []
-        for i in range(maps.sizes[RUN]):
-            one = maps.isel({RUN: i}, drop=True)
-            if "dof" not in maps:
-                one.attrs["dof"] = float(dofs[i if dofs.size > 1 else 0])
-            found.append(one)
-        return _check_each(found)
+        return _check_each(_split(maps))
+    if not isinstance(maps, Sequence):
+        msg = f"fixed effects need a list of maps from contrast, but got {type(maps).__name__}"
+        raise MapsError(msg)
     return _check_each(list(maps))
+
+
+def _split(maps: xr.Dataset) -> list[xr.Dataset]:
+    """Return the maps of each run; ``attrs["dof"]`` is one for all, or one each."""
+    n_runs, dofs = maps.sizes[RUN], maps.attrs.get("dof")
+    each = list(dofs) if isinstance(dofs, (list, tuple, np.ndarray)) else [dofs] * n_runs
+    if len(each) != n_runs:
+        msg = f"maps of {n_runs} runs have {len(each)} degrees of freedom; give one for each"
+        raise MapsError(msg)
+    found = [maps.isel({RUN: i}, drop=True) for i in range(n_runs)]
+    return [one.assign_attrs(dof=dof) for one, dof in zip(found, each, strict=True)]
 
 
 def _check_each(runs: list[Any]) -> list[xr.Dataset]:
@@ -112,8 +125,14 @@ def _check_each(runs: list[Any]) -> list[xr.Dataset]:
             lacking = ", ".join(missing)
             msg = f"maps {i} ({_run_name(one)}): {lacking} missing; take them from contrast"
             raise MapsError(msg)
+        if one.attrs["stat_type"] not in ("t", "F") or not set(SPACE) <= set(one.dims):
+            msg = (
+                f"maps {i} ({_run_name(one)}): must be t or F maps over {SPACE}, but are "
+                f"{one.attrs['stat_type']!r} maps over {tuple(one.dims)}"
+            )
+            raise MapsError(msg)
         dof = one.attrs["dof"]
-        if not (np.isfinite(dof) and dof > 0):
+        if not (isinstance(dof, Real) and np.isfinite(dof) and dof > 0):
             msg = f"maps {i} ({_run_name(one)}): dof must be a positive number, but is {dof!r}"
             raise MapsError(msg)
     return runs

@@ -15,6 +15,7 @@ from chunkglm._types import AnyArray
 from chunkglm.errors import ImageError, MapsError
 from chunkglm.glm.space import Grid, grid_of_attrs, short_header
 from chunkglm.io.images import atomic_writer, write_image
+from chunkglm.io.inflate import check_gzip
 from chunkglm.kernels.estimate import CONSTANT, NOT_FINITE, statistics
 from chunkglm.schema import SPACE
 
@@ -69,7 +70,7 @@ def save(maps: xr.Dataset, folder: str | Path, *, prefix: str) -> list[str]:
     ImageError
         When a file cannot be written.
     """
-    if not prefix or Path(prefix).name != prefix:
+    if not prefix or Path(prefix).name != prefix or prefix == ".." or "\0" in prefix:
         msg = f"prefix must be the beginning of a file name, without folders, but got {prefix!r}"
         raise MapsError(msg)
     missing = [name for name in _FILES if name not in maps]
@@ -193,6 +194,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
 def _read_map(path: Path) -> tuple[AnyArray, Grid]:
     try:
         image = nib.load(path)
+        check_gzip(path)
         data = np.asarray(image.dataobj, dtype=np.float64)
     except Exception as error:
         cause = re.sub(r"\s+", " ", str(error))

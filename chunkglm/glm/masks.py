@@ -8,6 +8,8 @@ import numpy as np
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray
 from chunkglm.errors import ImageError, MaskError
+from chunkglm.io.inflate import check_gzip
+from chunkglm.schema import SPACE
 
 # Largest difference of affines that counts as the same grid, mm: the float noise of headers.
 SAME_GRID = 1e-4
@@ -71,6 +73,7 @@ def _read(mask: Any) -> tuple[AnyArray, FloatArray | None, str]:
             raise MaskError(msg)
         try:
             image = nib.load(path)
+            check_gzip(Path(image.file_map["image"].filename))
             return np.asarray(image.dataobj), np.asarray(image.affine), str(path)
         except Exception as error:
             cause = " ".join(str(error).split())
@@ -81,6 +84,8 @@ def _read(mask: Any) -> tuple[AnyArray, FloatArray | None, str]:
     if isinstance(mask, nib.spatialimages.SpatialImage):
         label = mask.get_filename() or "mask image"
         return np.asarray(mask.dataobj), np.asarray(mask.affine), label
+    if set(getattr(mask, "dims", ())) == set(SPACE):
+        mask = mask.transpose(*SPACE)
     affine = getattr(mask, "attrs", {}).get("affine")
     return np.asarray(mask), None if affine is None else np.asarray(affine), "mask"
 

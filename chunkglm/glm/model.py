@@ -77,7 +77,7 @@ class Fit:
             From which every contrast is taken without reading the run again. A tenth of the size
             of the data, about.
         """
-        return _replace_dataset(self, self.dataset.load())
+        return _replace_dataset(self, self.dataset.compute())
 
     @property
     def beta(self) -> xr.DataArray:
@@ -197,7 +197,8 @@ def fit(
     grid = Grid(grid_of_attrs(run.attrs, label).affine, header)
     shape = (run.sizes["x"], run.sizes["y"], run.sizes["z"])
     voxels = load_mask(mask, shape, grid.matrix(), label)
-    sigma = _sigma(smoothing_fwhm, grid.matrix())
+    fwhm = _check_fwhm(smoothing_fwhm)
+    sigma = _sigma(fwhm, grid.matrix())
     per_plane = voxels.sum(axis=(0, 1)).tolist()
     size = moment_bytes(factor.rank, noise.order)
     unit = source.plane_unit if source else 1
@@ -208,7 +209,7 @@ def fit(
         data = run.transpose(*SPACE, TIME).data
         data = data if isinstance(data, da.Array) else da.from_array(data)
         arrays = moments_of_array(data, slabs, factor, noise.order, sigma)
-    dataset = _moments_dataset(arrays, slabs, label, smoothing_fwhm)
+    dataset = _moments_dataset(arrays, slabs, label, fwhm)
     return Fit(dataset, loaded, noise, percent, grid, slabs, factor)
 
 
@@ -249,13 +250,24 @@ def _factor(design: Design) -> DesignFactor:
     return factor
 
 
-def _sigma(fwhm: Any, affine: FloatArray) -> tuple[float, float, float] | None:
-    if fwhm is None or fwhm == 0:
+def _check_fwhm(fwhm: Any) -> float | None:
+    """Return the kernel's width as a float; None where there is nothing to smooth."""
+    if fwhm is None:
         return None
-    if isinstance(fwhm, (str, bytes)) or not (np.isfinite(fwhm) and fwhm > 0):
+    try:
+        value = np.nan if isinstance(fwhm, (str, bytes)) else float(fwhm)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not (np.isfinite(value) and value >= 0):
         msg = f"smoothing_fwhm must be a positive number of mm, or None, but got {fwhm!r}"
         raise DesignError(msg)
-    sigma = sigma_in_voxels(float(fwhm), affine)
+    return value or None
+
+
+def _sigma(fwhm: float | None, affine: FloatArray) -> tuple[float, float, float] | None:
+    if fwhm is None:
+        return None
+    sigma = sigma_in_voxels(fwhm, affine)
     if not np.isfinite(sigma).all():
         msg = f"smoothing needs voxel sizes, but the affine's columns have none: {affine.tolist()}"
         raise ImageError(msg)

@@ -138,7 +138,8 @@ def convert(
             raise MemoryLimitError(msg)
     chunks = store_chunks(run.shape, run.dtype.itemsize, buffer)
     with _progress_bar(run.shape[3], f"convert {Path(source).name}", progress) as bar:
-        return str(write_store(run, path, chunks, overwrite=overwrite, advance=bar.update))
+        write_store(run, path, chunks, overwrite=overwrite, advance=bar.update)
+    return str(path)
 
 
 def _progress_bar(total: int, label: str, show: bool) -> Any:
@@ -149,9 +150,7 @@ def _progress_bar(total: int, label: str, show: bool) -> Any:
 
 def parse_bytes(amount: str | int) -> int:
     """Read an amount of memory such as ``"500MB"``, ``"1.5 GB"`` or a number of bytes."""
-    if isinstance(amount, int):
-        return amount
-    text = amount.strip().lower().removesuffix("b").removesuffix("i").strip()
+    text = str(amount).strip().lower().removesuffix("b").removesuffix("i").strip()
     factor = _UNITS.get(text[-1:], 1)
     try:
         return int(float(text[:-1] if factor > 1 else text) * factor)

@@ -41,9 +41,15 @@ class Grid:
 
 def grid_of_attrs(attrs: Any, label: str) -> Grid:
     """Read the grid from attributes; an array without an affine is refused."""
-    affine = np.asarray(attrs.get("affine", []), dtype=np.float64)
-    if affine.shape != (4, 4):
-        msg = f'{label}: attrs["affine"] must be a 4 x 4 matrix, but its shape is {affine.shape}'
+    try:
+        affine = np.asarray(attrs.get("affine", []), dtype=np.float64)
+    except (TypeError, ValueError):
+        affine = np.empty(0)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        msg = (
+            f'{label}: attrs["affine"] must be a finite 4 x 4 matrix, voxel to mm, but is '
+            f"{attrs.get('affine')!r}"
+        )
         raise MapsError(msg)
     header = attrs.get("nifti_header")
     rows = tuple(tuple(float(v) for v in row) for row in affine)

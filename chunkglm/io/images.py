@@ -141,7 +141,6 @@ def make_header(
     Returns
     -------
     nibabel.Nifti1Header
-        With slope 1 and intercept 0.
     """
     matrix = np.asarray(affine, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
@@ -151,10 +150,8 @@ def make_header(
         new.set_xyzt_units("mm", "sec")
         code = _ALIGNED
     else:
-        known = set(header.keys())
-        for field in _SPACE_FIELDS:
-            if field in known:
-                new[field] = header[field]
+        for field in set(_SPACE_FIELDS).intersection(header.keys()):
+            new[field] = header[field]
         code = int(new["sform_code"]) or _ALIGNED
     if max(shape) > np.iinfo(np.int16).max:
         # nibabel would write a FreeSurfer surface's header, which other readers cannot use.
@@ -164,10 +161,8 @@ def make_header(
         new.set_data_dtype(np.dtype(dtype).newbyteorder("<"))
     except (HeaderDataError, TypeError) as error:
         raise ImageError(f"NIfTI-1 cannot hold shape {shape} as {dtype}: {error}") from error
-    best = new.get_best_affine()
-    if header is None or not np.allclose(
-        best, matrix, rtol=_AFFINE_RTOL, atol=_AFFINE_RTOL * float(np.abs(matrix).max())
-    ):
+    tolerance = _AFFINE_RTOL * float(np.abs(matrix).max())
+    if header is None or np.abs(new.get_best_affine() - matrix).max() > tolerance:
         new.set_sform(matrix, code=code)
         new.set_qform(matrix, code="unknown")
     new["scl_slope"], new["scl_inter"] = 1, 0

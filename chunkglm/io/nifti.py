@@ -1,6 +1,5 @@
 """Runs as they lie in NIfTI files, read forwards in blocks of volumes and checked to the end."""
 
-import gzip
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -16,23 +15,22 @@ from nibabel.spatialimages import HeaderDataError
 
 from chunkglm._types import AnyArray
 from chunkglm.errors import ImageError
+from chunkglm.io.inflate import GZIP_ERRORS, MAGIC, GzipReader
 from chunkglm.io.prefetch import prefetched
 from chunkglm.plan import CHUNK_BYTES, even_blocks, parts
-
-try:
-    from isal import igzip as _gzip
-    from isal import isal_zlib
-
-    GZIP_ERRORS: tuple[Any, ...] = (EOFError, OSError, zlib.error, isal_zlib.error)
-except ImportError:  # machines for which isal has no build: three times slower, nothing else
-    _gzip = gzip
-    GZIP_ERRORS = (EOFError, OSError, zlib.error)
 
 # Deflate cannot expand more than this; a header that claims more lies.
 LARGEST_GZIP_RATIO = 1032
 
 # xyzt_units codes for time, in seconds. An unset unit is read as seconds, as other packages do.
 SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
+
+# nibabel reads these too, but a run in one of them would be taken for a plain file here.
+_OTHER_COMPRESSIONS = (".bz2", ".zst", ".xz")
+
+_HEADER_ERRORS = (
+    ImageFileError, HeaderDataError, ValueError, OSError, EOFError, OverflowError, zlib.error,
+)  # fmt: skip
 
 _DISCARD = 1 << 20
 
@@ -49,7 +47,7 @@ class NiftiRun:
     intercept: float
     affine: tuple[tuple[float, ...], ...]  # 4 x 4, voxel to mm
     t_r: float | None  # seconds; None when the header has none
-    header: bytes = field(repr=False)  # everything before the first sample, as it lies in the file
+    header: bytes = field(repr=False)  # all before the first sample, or the .hdr, as it lies there
     compressed: bool
     size: int  # bytes of the file
     modified: int  # nanoseconds
@@ -105,6 +103,8 @@ class NiftiRun:
                     yield first, block[:, planes.start : planes.stop]
         else:
             yield from self._plain_blocks(planes, n_volumes)
+        # A file rewritten in place while it was read gave some of each.
+        self._check_unchanged()
 
     @property
     def chunks(self) -> tuple[int, int, int, int]:
@@ -132,8 +132,12 @@ class NiftiRun:
             with self._open() as file:
                 _skip(file, self.offset + first * self.volume_bytes, seekable=not self.compressed)
                 _fill(file, out)
+                if stop == self.shape[3]:
+                    # Whoever looks at all of a run then has seen its checksum.
+                    self._check_end(file)
         except GZIP_ERRORS as error:
             raise self._broken(error) from error
+        self._check_unchanged()
         return out[:, planes.start : planes.stop]
 
     def _open(self) -> Any:
@@ -165,21 +169,22 @@ class NiftiRun:
                     for volume, t in zip(block, volumes, strict=True):
                         file.seek(self.offset + t * self.volume_bytes + before)
                         _fill(file, volume)
+                    if volumes.stop == n_scans:
+                        self._check_end(file)
                     yield volumes.start, block
         except (EOFError, OSError) as error:
             raise self._broken(error) from error
 
     def _check_end(self, file: Any) -> None:
+        """Read or measure what follows the image: a checksum, or what should not be there."""
         left_over = 0
-        try:
+        if self.compressed:
             while piece := file.read(_DISCARD):
                 left_over += len(piece)
-        except gzip.BadGzipFile as error:
-            if "Not a gzipped file" not in str(error):
-                raise
-            left_over = -1
-        if left_over:
-            amount = f"{left_over} bytes" if left_over > 0 else "Bytes that are not gzip"
+        else:
+            left_over = self.size - self.offset - self.shape[3] * self.volume_bytes
+        if left_over or (self.compressed and file.garbage):
+            amount = f"{left_over} bytes" if left_over else "Bytes that are not gzip"
             msg = f"{self.path}: {amount} after the image were ignored"
             warnings.warn(msg, stacklevel=2)
 
@@ -226,6 +231,9 @@ def open_nifti(path: str | Path) -> NiftiRun:
     shape = tuple(int(n) for n in proxy.shape)
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
+    if min(shape) < 1:
+        msg = f"{path}: the header's dimensions must be positive, but are {shape}; it is damaged"
+        raise ImageError(msg)
     if len(shape) != 4:
         msg = f"{path}: a run must have 4 dimensions (x, y, z, time), but this image has {shape}"
         raise ImageError(msg)
@@ -235,8 +243,7 @@ def open_nifti(path: str | Path) -> NiftiRun:
     check_dtype(path, proxy.dtype)
     slope, intercept = float(proxy.slope), float(proxy.inter)
     stat = file.stat()
-    with file.open("rb") as start:
-        compressed = start.read(2) == b"\x1f\x8b"
+    compressed = _is_gzip(file)
     offset = int(proxy.offset)
     needed = offset + int(np.prod(shape, dtype=object)) * proxy.dtype.itemsize
     holds = stat.st_size * (LARGEST_GZIP_RATIO if compressed else 1)
@@ -256,7 +263,7 @@ def open_nifti(path: str | Path) -> NiftiRun:
         intercept=intercept,
         affine=tuple(tuple(float(v) for v in row) for row in image.affine),
         t_r=_repetition_time(image.header),
-        header=_raw_header(file, offset, compressed),
+        header=_raw_header(image, offset),
         compressed=compressed,
         size=stat.st_size,
         modified=stat.st_mtime_ns,
@@ -266,7 +273,7 @@ def open_nifti(path: str | Path) -> NiftiRun:
 def check_dtype(path: str | Path, dtype: np.dtype[Any]) -> None:
     """Refuse RGB and complex images, which hold no time series."""
     if dtype.kind not in "iufb" or (dtype.kind == "f" and dtype.itemsize > 8):
-        msg = f"{path}: voxels must be integer or float numbers, but they are {dtype}"
+        msg = f"{path}: voxels must be integers or floats of up to 64 bits, but they are {dtype}"
         raise ImageError(msg)
 
 
@@ -277,26 +284,51 @@ def _load_header(path: Path) -> tuple[Any, Path]:
     if path.is_dir():
         msg = f"{path}: is a folder, not a NIfTI file or a run's store"
         raise ImageError(msg)
+    if path.suffix.lower() in _OTHER_COMPRESSIONS:
+        msg = f"{path}: is compressed in a way that is not read; decompress it, or use gzip"
+        raise ImageError(msg)
     try:
         image = nib.load(path)
-    except (ImageFileError, HeaderDataError, ValueError, OSError, EOFError, zlib.error) as error:
+    except _HEADER_ERRORS as error:
         cause = " ".join(str(error).split())
         msg = f"{path}: is not a NIfTI file that can be read ({cause})"
         raise ImageError(msg) from error
     if not isinstance(image, nib.Nifti1Pair):
         msg = f"{path}: must be a NIfTI image, but is {type(image).__name__}"
         raise ImageError(msg)
-    return image, Path(image.file_map["image"].filename)
+    file = Path(image.file_map["image"].filename)
+    if not file.exists():
+        msg = f"{file}: no such file, though its header {path} is there; a pair needs both"
+        raise ImageError(msg)
+    return image, file
 
 
 def open_binary(file: Path, *, compressed: bool) -> Any:
-    """Open a file for reading forwards, through igzip when it is compressed."""
-    return _gzip.open(file, "rb") if compressed else file.open("rb")
+    """Open a file for reading forwards, inflated when it is compressed."""
+    return GzipReader(file) if compressed else file.open("rb")
 
 
-def _raw_header(file: Path, offset: int, compressed: bool) -> bytes:
-    with open_binary(file, compressed=compressed) as start:
-        return bytes(start.read(offset))
+def _is_gzip(file: Path) -> bool:
+    with file.open("rb") as start:
+        return start.read(len(MAGIC)) == MAGIC
+
+
+def _raw_header(image: Any, offset: int) -> bytes:
+    """Everything before the image as it lies in the file, or the whole header file of a pair."""
+    file, n_bytes = Path(image.file_map["image"].filename), offset
+    if "header" in image.file_map and image.file_map["header"].filename:
+        file = Path(image.file_map["header"].filename)
+        n_bytes = file.stat().st_size * LARGEST_GZIP_RATIO
+    pieces = []
+    try:
+        with open_binary(file, compressed=_is_gzip(file)) as start:
+            while n_bytes > 0 and (piece := start.read(min(n_bytes, _DISCARD))):
+                pieces.append(piece)
+                n_bytes -= len(piece)
+    except GZIP_ERRORS as error:
+        msg = f"{file}: the header cannot be read ({error}); the file is truncated or corrupt"
+        raise ImageError(msg) from error
+    return b"".join(pieces)
 
 
 def _repetition_time(header: Any) -> float | None:

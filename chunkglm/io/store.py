@@ -6,12 +6,14 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
+from zarr.storage import LocalStore
 
 from chunkglm._types import AnyArray
 from chunkglm.errors import StoreError
@@ -78,11 +80,11 @@ class StoreRun:
         step = chunk * max(1, n_volumes // chunk)
         for first in range(0, n_scans, step):
             stop = min(first + step, n_scans)
-            yield first, _read(array, planes, first, stop)
+            yield first, self._read(array, planes, first, stop)
 
     def read(self, planes: range, first: int, stop: int) -> AnyArray:
         """Read planes of a range of volumes as (t, z, y, x), unscaled."""
-        return _read(self._array(), planes, first, stop)
+        return self._read(self._array(), planes, first, stop)
 
     def _array(self) -> Any:
         group = _open_group(self.path)
@@ -91,9 +93,31 @@ class StoreRun:
             raise StoreError(msg)
         return _bold(group, self.path)
 
+    def _read(self, array: Any, planes: range, first: int, stop: int) -> AnyArray:
+        self._check_chunks(array, planes, first, stop)
+        try:
+            found = np.asarray(array[:, :, planes.start : planes.stop, first:stop]).T
+        except (OSError, RuntimeError, ValueError) as error:
+            cause = " ".join(str(error).split())
+            msg = f"{self.path}: a chunk cannot be read ({cause}); convert the run again"
+            raise StoreError(msg) from error
+        # A store replaced while it was read gave chunks of another run, or none.
+        self._array()
+        return found
 
-def _read(array: Any, planes: range, first: int, stop: int) -> AnyArray:
-    return np.asarray(array[:, :, planes.start : planes.stop, first:stop]).T
+    def _check_chunks(self, array: Any, planes: range, first: int, stop: int) -> None:
+        """Refuse a chunk that is not there, which zarr would fill with zeros in silence."""
+        n_x, n_y, n_z, n_t = self.chunks
+        for index in product(
+            range(-(-self.shape[0] // n_x)),
+            range(-(-self.shape[1] // n_y)),
+            range(planes.start // n_z, -(-planes.stop // n_z)),
+            range(first // n_t, -(-stop // n_t)),
+        ):
+            key = array.metadata.encode_chunk_key(index)
+            if not Path(self.path, BOLD, key).exists():
+                msg = f"{self.path}: the chunk {BOLD}/{key} is missing; convert the run again"
+                raise StoreError(msg)
 
 
 def is_store(path: str | Path) -> bool:
@@ -132,34 +156,43 @@ def open_store(path: str | Path) -> StoreRun:
             f"{array.nchunks} chunks are missing; convert the run again"
         )
         raise StoreError(msg)
-    t_r: Any = attrs["repetition_time"]
-    rows: Any = attrs["affine"]
+    try:
+        return _store_run(str(path), array, attrs)
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{path}: its attributes are damaged ({error!r}); convert the run again"
+        raise StoreError(msg) from error
+
+
+def _store_run(path: str, array: Any, attrs: dict[str, Any]) -> StoreRun:
+    t_r = attrs["repetition_time"]
     return StoreRun(
-        path=str(path),
+        path=path,
         shape=array.shape,
         dtype=array.dtype,
         chunks=array.chunks,
         slope=float(array.attrs.get("scale_factor", 1.0)),
         intercept=float(array.attrs.get("add_offset", 0.0)),
-        affine=tuple(tuple(float(v) for v in row) for row in rows),
+        affine=tuple(tuple(float(v) for v in row) for row in attrs["affine"]),
         t_r=None if t_r is None else float(t_r),
-        header=base64.b64decode(str(attrs["nifti_header"])),
+        header=base64.b64decode(str(attrs["nifti_header"]), validate=True),
         written=str(attrs["written"]),
     )
 
 
 def _open_group(path: str | Path) -> zarr.Group:
     try:
-        return zarr.open_group(str(path), mode="r", use_consolidated=False)
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        msg = f"{path}: is not a run's store ({error}); make one with chunkglm convert"
+        # As a LocalStore: a name with "::" in it would be taken for a URL.
+        return zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        cause = " ".join(str(error).split())
+        msg = f"{path}: is not a run's store ({cause}); make one with chunkglm convert"
         raise StoreError(msg) from error
 
 
 def _bold(group: zarr.Group, path: str | Path) -> Any:
     try:
         return group[BOLD]
-    except KeyError as error:
+    except (KeyError, ValueError, TypeError) as error:
         msg = f"{path}: holds no array named {BOLD!r}; make the store with chunkglm convert"
         raise StoreError(msg) from error
 
@@ -198,9 +231,11 @@ def write_store(
         When the run cannot be read to its end; nothing is left behind.
     """
     check_destination(path, overwrite=overwrite)
+    # Where a link points to, so that the store is replaced and not the link.
+    path = path.resolve()
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        group = zarr.create_group(str(beside), zarr_format=3)
+        group = zarr.create_group(LocalStore(beside), zarr_format=3)
         array = _create_bold(group, run, chunks)
         for first, block in run.blocks(range(run.shape[2]), chunks[3]):
             array[:, :, :, first : first + block.shape[0]] = _native(block).T
@@ -279,7 +314,11 @@ def _put_in_place(beside: Path, path: Path) -> None:
     if path.exists():
         old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
         path.rename(old)
-        beside.rename(path)
+        try:
+            beside.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
         shutil.rmtree(old)
     else:
         beside.rename(path)

@@ -12,8 +12,9 @@ from chunkglm.kernels.inference import f_statistic, f_to_p_and_z, t_to_p_and_z
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import AR, ar1_coefficient
 
-# Voxels solved at once: (rank, voxels) arrays of 12 regressors are 0.1 MB and stay in cache.
-VOXELS_IN_CACHE = 1024
+# Voxels solved at once: (rank, voxels) arrays of 12 regressors are 0.4 MB and stay in cache, and
+# the cost of a numpy call weighs little (20,000 voxels: 2.6 ms; in blocks of 1024, 4.7 ms).
+VOXELS_IN_CACHE = 4096
 
 # A voxel is constant when its standard deviation over time is below this share of its level:
 # rounding of float64 leaves 1e-16, real signal on an offset of 1e10 still has 1e-10.
@@ -65,7 +66,7 @@ def solve(moments: Moments, model: Model) -> Solution:
     Notes
     -----
     With ``A(rho) = (1 + rho**2) I - rho L - rho**2 q q'``, L the eigenvalues of Q'S_1Q and q
-    the last row of Q, ``A`` is ``Q'W'WQ`` for the filter ``W = I - rho * shift`` that leaves the first
+    the last row of Q, ``A`` is Q'W'WQ for the filter ``W = I - rho * shift`` that leaves the first
     sample as it is.
     """
     factor = model.factor

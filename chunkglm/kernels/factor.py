@@ -12,8 +12,9 @@ from chunkglm.errors import DesignError
 # Filip's polynomial of degree 10 (NIST) leaves 4e-10 and must pass; rounding leaves T * 2e-16.
 DEPENDENT_COLUMN = 1e-12
 
-# The constant lies in the span of the design when at most this share of it is left over.
-CONSTANT_IN_SPAN = 1e-10
+# The constant lies in the span of the design when what is left of it, at unit length, is below this.
+# What is left of an offset of 1e4 x the noise is then 1e-8 of the noise; rounding leaves 1e-15.
+CONSTANT_IN_SPAN = 1e-12
 
 # A contrast is estimable when its weights on dependent columns are those the others imply, to this.
 ESTIMABLE = 1e-8
@@ -94,7 +95,7 @@ class DesignFactor:
         independent = scaled[:, self.pivots[: self.rank]]
         dependent = scaled[:, self.pivots[self.rank :]]
         off = np.abs(dependent - independent @ self.implied)
-        if np.any(off > ESTIMABLE * np.abs(scaled).max(initial=0.0)):
+        if np.any(off > ESTIMABLE * np.abs(scaled).max(axis=1, keepdims=True)):
             msg = "not estimable"
             raise ValueError(msg)
         rows = solve_triangular(self.triangle, independent.T, trans="T")
@@ -167,7 +168,7 @@ def factor_design(X: FloatArray) -> DesignFactor:
     eigenvalues, rotation = np.linalg.eigh(q.T @ symmetric_shift(q, 1))
     basis = np.ascontiguousarray(q @ rotation)
     constant = basis.sum(axis=0)
-    left_over = 1.0 - constant @ constant / X.shape[0]
+    left_over = np.sqrt(np.mean((1.0 - basis @ constant) ** 2))
     return DesignFactor(
         basis=basis,
         eigenvalues=eigenvalues,

@@ -30,59 +30,108 @@ class Moments(NamedTuple):
         return Moments(*(part[..., voxels] for part in self))
 
 
+def no_moments(reference: FloatArray, rank: int, n_lags: int) -> Moments:
+    """Moments of no volumes at all, to which blocks are added.
+
+    Parameters
+    ----------
+    reference : (V,) array
+    rank, n_lags : int
+
+    Returns
+    -------
+    Moments
+    """
+    n_voxels = reference.size
+    return Moments(
+        reference,
+        np.zeros((n_lags + 1, rank, n_voxels)),
+        np.zeros((n_lags + 1, n_voxels)),
+        np.zeros(n_voxels),
+        np.zeros((n_lags, n_voxels)),
+        np.zeros((n_lags, n_voxels)),
+    )
+
+
+def add_block(
+    moments: Moments, series: AnyArray, shifted_basis: FloatArray, first_volume: int
+) -> None:
+    """Add the next block of time to moments, in place.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of all volumes before `first_volume`; changed.
+    series : (t, V) array
+        Data of t consecutive volumes, any real dtype; either axis may be the contiguous one.
+    shifted_basis : (p + 1, r, t) array
+        The same volumes' part of `DesignFactor.shifted_basis`.
+    first_volume : int
+        The block's first volume, counted from the run's first.
+    """
+    n_volumes, n_voxels = series.shape
+    n_lags = moments.tail.shape[0]
+    products = moments.products.reshape(-1, n_voxels)
+    # A row of ones makes the sum over time part of the same product.
+    rows = np.vstack([shifted_basis.reshape(-1, n_volumes), np.ones(n_volumes)])
+    heads = range(first_volume, min(n_lags, first_volume + n_volumes))
+    step = max(16, SAMPLES_IN_CACHE // n_volumes)
+    for first in range(0, n_voxels, step):
+        part = slice(first, first + step)
+        d = _about_reference(series[:, part], moments.reference[part])
+        sums = rows @ d
+        products[:, part] += sums[:-1]
+        moments.total[part] += sums[-1]
+        moments.autocovariance[0, part] += np.einsum("tv,tv->v", d, d)
+        tail = moments.tail[:, part]
+        for lag in range(1, n_lags + 1):
+            # S_d counts each pair of samples twice; pairs may straddle the border of the block.
+            lagged = np.einsum("tv,tv->v", d[lag:], d[:-lag])
+            near = d[:lag]
+            lagged += np.einsum("tv,tv->v", near, tail[n_lags - lag :][: len(near)])
+            moments.autocovariance[lag, part] += 2.0 * lagged
+        for t in heads:
+            moments.head[t, part] = d[t - first_volume]
+        if n_lags:
+            tail[:] = np.concatenate([tail, d[-n_lags:]])[-n_lags:]
+
+
+def _about_reference(series: AnyArray, reference: FloatArray) -> FloatArray:
+    if series.dtype == np.float64:
+        return np.asarray(series - reference)
+    # Cast before subtracting: integer differences may overflow, and a cast inside the subtraction
+    # is three times slower (5.5 against 1.8 ns a sample).
+    d = series.astype(np.float64)
+    d -= reference
+    return d
+
+
 def of_block(
-    series: AnyArray,
-    shifted_basis: FloatArray,
-    reference: FloatArray,
+    series: AnyArray, shifted_basis: FloatArray, reference: FloatArray | None = None
 ) -> Moments:
     """Moments of one block of time.
 
     Parameters
     ----------
     series : (t, V) array
-        Data of t consecutive volumes, any real dtype; either axis may be the contiguous one.
     shifted_basis : (p + 1, r, t) array
-        The same volumes' part of `DesignFactor.shifted_basis`.
-    reference : (V,) array
-        What is subtracted from each voxel: the run's first volume.
+    reference : (V,) array, optional
+        What is subtracted from each voxel; the block's first volume by default.
 
     Returns
     -------
     Moments
-
-    Raises
-    ------
-    ValueError
-        When the block has fewer volumes than the noise model has lags.
     """
-    n_volumes, n_voxels = series.shape
-    n_lags = shifted_basis.shape[0] - 1
-    if n_volumes < n_lags:
-        msg = f"a block of {n_volumes} volumes is shorter than the noise model's {n_lags} lags"
-        raise ValueError(msg)
-    rows = np.ascontiguousarray(shifted_basis.reshape(-1, n_volumes))
-    products = np.empty((rows.shape[0], n_voxels))
-    autocovariance = np.empty((n_lags + 1, n_voxels))
-    total = np.empty(n_voxels)
-    head = np.empty((n_lags, n_voxels))
-    tail = np.empty((n_lags, n_voxels))
-    step = max(16, SAMPLES_IN_CACHE // n_volumes)
-    for first in range(0, n_voxels, step):
-        part = slice(first, first + step)
-        # astype before subtracting: integer differences may overflow, and a cast inside the
-        # subtraction is three times slower (5.5 against 1.8 ns a sample).
-        d = series[:, part].astype(np.float64)
-        d -= reference[part]
-        np.matmul(rows, d, out=products[:, part])
-        np.einsum("tv,tv->v", d, d, out=autocovariance[0, part])
-        for lag in range(1, n_lags + 1):
-            np.einsum("tv,tv->v", d[lag:], d[:-lag], out=autocovariance[lag, part])
-        d.sum(axis=0, out=total[part])
-        head[:, part] = d[:n_lags]
-        tail[:, part] = d[n_volumes - n_lags :]
-    autocovariance[1:] *= 2.0
-    shape = (n_lags + 1, shifted_basis.shape[1], n_voxels)
-    return Moments(reference, products.reshape(shape), autocovariance, total, head, tail)
+    if reference is None:
+        reference = series[0].astype(np.float64)
+    moments = no_moments(reference, shifted_basis.shape[1], shifted_basis.shape[0] - 1)
+    add_block(moments, series, shifted_basis, 0)
+    return moments
+
+
+def copy_of(moments: Moments) -> Moments:
+    """Moments to which a block may be added while the ones given stay as they are."""
+    return Moments(*(part.copy() for part in moments))
 
 
 def merge(earlier: Moments, later: Moments) -> Moments:
@@ -91,7 +140,7 @@ def merge(earlier: Moments, later: Moments) -> Moments:
     Parameters
     ----------
     earlier, later : Moments
-        `later` begins with the volume after `earlier`'s last.
+        `later` begins with the volume after `earlier`'s last; each of at least p volumes.
 
     Returns
     -------
@@ -135,22 +184,3 @@ def in_units(moments: Moments, slope: float, intercept: float) -> Moments:
         moments.head * slope,
         moments.tail * slope,
     )
-
-
-def extend(before: Moments | None, series: AnyArray, shifted_basis: FloatArray) -> Moments:
-    """Add the next block of time to the moments of all blocks before it.
-
-    Parameters
-    ----------
-    before : Moments or None
-        None at the start of the run, whose first volume becomes the reference.
-    series : (t, V) array
-    shifted_basis : (p + 1, r, t) array
-
-    Returns
-    -------
-    Moments
-    """
-    if before is None:
-        return of_block(series, shifted_basis, series[0].astype(np.float64))
-    return merge(before, of_block(series, shifted_basis, before.reference))

@@ -25,7 +25,11 @@ class VoxelSelection:
         """Number of voxels V."""
         return int(self.index.size)
 
-    def series(self, block: AnyArray) -> AnyArray:
+    def buffer(self, n_volumes: int) -> FloatArray | None:
+        """Memory that `series` can use again and again; None where it needs none."""
+        return None if self.smoother is None else np.empty((n_volumes, self.n_voxels))
+
+    def series(self, block: AnyArray, buffer: FloatArray | None = None) -> AnyArray:
         """Series of the selected voxels.
 
         Parameters
@@ -33,6 +37,8 @@ class VoxelSelection:
         block : (t, z, y, x) array
             Volumes as they lie in a NIfTI file, the planes `planes`; or a transposed view of
             (x, y, z, t) data, whose series are then taken without moving the rest.
+        buffer : (n, V) float64 array, optional
+            Overwritten; of at least t volumes.
 
         Returns
         -------
@@ -43,7 +49,8 @@ class VoxelSelection:
         if self.smoother is not None:
             # In one go: a transposed view is reordered once, not once a volume.
             volumes = np.ascontiguousarray(block)
-            out = np.empty((n_volumes, self.n_voxels))
+            out = self.buffer(n_volumes) if buffer is None else buffer[:n_volumes]
+            assert out is not None  # noqa: S101 - there is a smoother
             for volume, row in zip(volumes, out, strict=True):
                 np.take(self.smoother(volume).reshape(-1), self.index, out=row, mode="clip")
             return out

@@ -9,7 +9,7 @@ from dask.base import tokenize
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, RunSource
 from chunkglm.kernels.factor import DesignFactor
-from chunkglm.kernels.moments import Moments, extend, in_units
+from chunkglm.kernels.moments import Moments, add_block, copy_of, in_units, of_block
 from chunkglm.kernels.voxels import VoxelSelection, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks
@@ -115,10 +115,12 @@ def moments_in_one_pass(
     Moments
         In the units of the scaled run.
     """
-    n_lags, n_scans = shifted_basis.shape[0] - 1, source.shape[3]
-    n_volumes = block_volumes(selection.n_voxels, n_scans, n_lags)
+    n_scans = source.shape[3]
+    n_volumes = block_volumes(selection.n_voxels, n_scans)
     integers = source.dtype.kind in "iub"
     moments = None
+    # One buffer for all blocks: fresh memory costs more to touch than the gathering itself.
+    buffer = selection.buffer(n_volumes)
     with one_blas_thread():
         for first, block in source.blocks(selection.planes, n_volumes):
             # Integers are added up as stored and scaled once at the end; floats are scaled first,
@@ -126,11 +128,21 @@ def moments_in_one_pass(
             values = block if integers else scaled(block, source)
             # A store's block of time may be longer than what is held as float64 at once.
             for part in even_blocks(block.shape[0], n_volumes):
-                rows = shifted_basis[:, :, first + part.start : first + part.stop]
-                series = selection.series(values[part.start : part.stop])
-                moments = extend(moments, series, rows)
+                series = selection.series(values[part.start : part.stop], buffer)
+                moments = _extended(moments, series, shifted_basis, first + part.start)
     assert moments is not None  # noqa: S101 - a run has volumes
     return in_units(moments, source.slope, source.intercept) if integers else moments
+
+
+def _extended(
+    before: Moments | None, series: AnyArray, shifted_basis: FloatArray, first: int
+) -> Moments:
+    """Add a block in place; the run's first volume becomes the reference."""
+    rows = shifted_basis[:, :, first : first + series.shape[0]]
+    if before is None:
+        return of_block(series, rows)
+    add_block(before, series, rows, first)
+    return before
 
 
 def _slab_as_fields(
@@ -169,7 +181,7 @@ def moments_of_array(
     for i, slab in enumerate(slabs.occupied):
         selection = select_voxels(slabs.mask, slabs.planes[slab], sigma)
         tasks[(name, "selection", i)] = selection
-        n_volumes = block_volumes(slabs.n_voxels[slab], factor.n_scans, n_lags)
+        n_volumes = block_volumes(slabs.n_voxels[slab], factor.n_scans)
         times = tuple(len(b) for b in even_blocks(factor.n_scans, n_volumes))
         part = run[:, :, selection.planes.start : selection.planes.stop]
         part = part.rechunk({0: -1, 1: -1, 2: -1, 3: times})
@@ -196,6 +208,7 @@ def _extend(
     *,
     first: int,
 ) -> Moments:
-    rows = shifted_basis[:, :, first : first + block.shape[3]]
+    # A copy: what another task made may be needed again if this one is run twice.
+    mine = None if before is None else copy_of(before)
     with one_blas_thread():
-        return extend(before, selection.series(block.T), rows)
+        return _extended(mine, selection.series(block.T), shifted_basis, first)

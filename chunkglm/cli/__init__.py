@@ -1,0 +1,5 @@
+"""The command ``chunkglm``."""
+
+from chunkglm.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,121 @@
+"""The commands, one function each; what they do is in the layers below."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chunkglm.errors import ChunkglmError, MapsError
+
+EXIT_BAD_INPUT = 2
+
+
+class _OneLineErrors(click.Group):
+    """Shows bad input as one line on standard error, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; exit with 2 on bad input."""
+        try:
+            return super().invoke(ctx)
+        except ChunkglmError as error:
+            message = " ".join(str(error).split())
+            click.echo(f"chunkglm: error: {message}", err=True)
+            sys.exit(EXIT_BAD_INPUT)
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    click.echo(f"chunkglm: warning: {' '.join(str(message).split())}", err=True)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="chunkglm")
+def main() -> None:
+    """Out-of-core, parallel GLM for task fMRI."""
+    warnings.showwarning = _show_warning
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("chunkglm-demo"),
+              show_default=True, help="Folder for data, stores, maps and pictures.")  # fmt: skip
+@click.option("--fiac", is_flag=True, help="Download the real FIAC runs instead of simulating.")
+def demo(out: Path, fiac: bool) -> None:
+    """Fixed effects of two runs, start to end, on data made on the spot."""
+    from chunkglm.cli.demo import run_demo
+
+    run_demo(out, fiac=fiac)
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace a store of that name once it is whole.")
+@click.option("--memory-limit", help='Ceiling such as "500MB".')
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def convert(
+    source: Path, store: Path, overwrite: bool, memory_limit: str | None, quiet: bool
+) -> None:
+    """Convert a NIfTI run SOURCE to a chunked zarr STORE."""
+    from chunkglm.glm import convert as convert_run
+
+    path = convert_run(
+        source, store, overwrite=overwrite, memory_limit=memory_limit, progress=not quiet
+    )
+    click.echo(path)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("design", type=click.Path(path_type=Path))
+@click.option("--contrast", "definition", required=True,
+              help='Expression of column names, such as "face - house".')  # fmt: skip
+@click.option("--mask", type=click.Path(path_type=Path), help="On the run's grid; all voxels else.")
+@click.option("--noise", default="ar1", show_default=True, help='"ar1" or "ols".')
+@click.option("--bins", type=int, help="Truncate the AR(1) coefficient to 1/BINS, as nilearn does.")
+@click.option("--smoothing-fwhm", type=float, help="Gaussian smoothing, mm.")
+@click.option("--scaling", type=click.Choice(["percent", "none"]), default="percent",
+              show_default=True, help="Percent of the voxel's mean, or as it is.")  # fmt: skip
+@click.option("--t-r", type=float, help="Repetition time in seconds, in place of the header's.")
+@click.option("--stat-type", type=click.Choice(["t", "F"]), help="By default t for one row.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the maps.")
+@click.option("--prefix", required=True, help="Beginning of the maps' names.")
+def fit(
+    run: Path, design: Path, definition: str, mask: Path | None, noise: str, bins: int | None,
+    smoothing_fwhm: float | None, scaling: str, t_r: float | None, stat_type: Any, out: Path,
+    prefix: str,
+) -> None:  # fmt: skip
+    """Fit RUN (NIfTI or store) with DESIGN (csv, tsv, npz, events); write a contrast's maps."""
+    from chunkglm.glm import contrast, open_run, save
+    from chunkglm.glm import fit as fit_run
+    from chunkglm.kernels.noise import AR, parse_noise
+
+    model = parse_noise(noise)
+    if bins is not None:
+        model = AR(model.order, bins=bins)
+    fitted = fit_run(
+        open_run(run, t_r=t_r), design, mask=mask, noise=model, smoothing_fwhm=smoothing_fwhm,
+        scaling=None if scaling == "none" else scaling,
+    )  # fmt: skip
+    for path in save(contrast(fitted, definition, stat_type=stat_type), out, prefix=prefix):
+        click.echo(path)
+
+
+@main.command("fixed-effects")
+@click.argument("maps", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--precision-weighted", is_flag=True, help="Weigh runs by inverse variance.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the maps.")
+@click.option("--prefix", required=True, help="Beginning of the maps' names.")
+def fixed_effects(maps: tuple[Path, ...], precision_weighted: bool, out: Path, prefix: str) -> None:
+    """Combine the MAPS of several runs, each given as FOLDER/PREFIX of `chunkglm fit`."""
+    from chunkglm.glm import fixed_effects as combine
+    from chunkglm.glm import open_maps, save
+
+    taken = {(path.parent.resolve(), path.name) for path in maps}
+    if (out.resolve(), prefix) in taken:
+        msg = f"{out / prefix}: is one of the maps to be combined; choose another --prefix"
+        raise MapsError(msg)
+    runs = [open_maps(path.parent, prefix=path.name) for path in maps]
+    pooled = combine(runs, precision_weighted=precision_weighted)
+    for path in save(pooled, out, prefix=prefix):
+        click.echo(path)

@@ -1,0 +1,317 @@
+"""Measure chunkglm beside nilearn, in one run on this machine, and print a table of ratios.
+
+Run ``python scripts/benchmark.py`` with nothing else going on. Timings alternate between the two
+sides and medians are quoted; peak memory and whole-process times come from fresh processes. A
+ratio is printed only when both sides give the same numbers.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONTRAST = "DStSSp + DStDSp - SStSSp - SStDSp"
+SMOOTHING_FWHM = 5.0
+
+# nilearn casts int16 images to float32: t then differs by 1e-5 of itself (worst seen 6e-5).
+SAME_T = 1e-3
+# Share of voxels whose AR coefficient lies so near a bin's edge that float32 moves it across.
+SAME_BUT_FOR = 1e-3
+# On float64 input both sides agree to rounding (worst seen 2e-12).
+SAME_KERNEL = 1e-8
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    work: str
+    nilearn: float
+    chunkglm: float
+    unit: str
+    ratio: float
+    goal: str
+    reached: bool
+    spread: str = ""
+
+    def __str__(self) -> str:
+        """Lay it out for a terminal."""
+        mark = "yes" if self.reached else "NO"
+        return (
+            f"{self.work:<58}{self.nilearn:10.3f}{self.chunkglm:10.3f} {self.unit:<3}"
+            f"{self.ratio:8.2f}  {self.goal:<8}{mark:<4}{self.spread}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7, help="timed pairs of each row")
+    parser.add_argument("--quick", action="store_true", help="three pairs of each row")
+    parser.add_argument("--json", type=Path, help="also write the table and the machine here")
+    parser.add_argument("--data", type=Path, help="folder for the simulated runs, kept")
+    parser.add_argument("--whole", choices=["chunkglm", "nilearn"], help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.whole:
+        whole_job(options.whole, options.data, options.out)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(options, options.data or Path(scratch) / "data", Path(scratch))
+
+
+def measure(options: argparse.Namespace, folder: Path, scratch: Path) -> None:
+    import chunkglm as cg
+
+    warnings.simplefilter("ignore")
+    repeats = 3 if options.quick else options.repeats
+    machine = describe_machine()
+    print("\n".join(f"{key:<12}{value}" for key, value in machine.items()))
+    data = cg.simulate_fiac(folder)
+    print(f"\n{'':<58}{'nilearn':>10}{'chunkglm':>10}{'':<4}{'ratio':>8}  {'goal':<8}ok  spread")
+    rows = [kernel_row(repeats)]
+    print(rows[-1], flush=True)
+    for row in job_rows(data, repeats):
+        rows.append(row)
+        print(row, flush=True)
+    for row in whole_rows(folder, scratch, repeats):
+        rows.append(row)
+        print(row, flush=True)
+    if options.json:
+        found = {"machine": machine, "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def describe_machine() -> dict[str, str]:
+    packages = ("chunkglm", "nilearn", "numpy", "scipy", "dask", "xarray", "isal")
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), model)
+    return {
+        "cpu": f"{model}, {os.cpu_count()} cores",
+        "load": " ".join(f"{value:.2f}" for value in os.getloadavg()),
+        "python": platform.python_version(),
+        "packages": ", ".join(f"{name} {version(name)}" for name in packages),
+    }
+
+
+def paired(
+    theirs: Callable[[], Any], ours: Callable[[], Any], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of both sides, measured in turn after one call each that is not counted."""
+    theirs(), ours()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for work, found in zip((theirs, ours), seconds, strict=True):
+            start = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio_row(
+    work: str, theirs: list[float], ours: list[float], goal: float, unit: str = "s"
+) -> Row:
+    """Median of the ratios pair by pair, and their range."""
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+    ratio = statistics.median(ratios)
+    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+    medians = statistics.median(theirs), statistics.median(ours)
+    return Row(work, *medians, unit, ratio, f">= {goal:g}", ratio >= goal, spread)
+
+
+def kernel_row(repeats: int) -> Row:
+    """AR(1) fit and one contrast on arrays in memory; effect, variance, t, p, z on both sides."""
+    from nilearn.glm.contrasts import compute_contrast
+    from nilearn.glm.first_level import run_glm
+    from threadpoolctl import threadpool_limits
+
+    from chunkglm.kernels.estimate import Model, contrast_maps
+    from chunkglm.kernels.factor import factor_design
+    from chunkglm.kernels.moments import of_block
+    from chunkglm.kernels.noise import AR
+
+    rng = np.random.default_rng(0)
+    n_scans, n_regressors, n_voxels = 191, 12, 20_000
+    design = np.c_[rng.standard_normal((n_scans, n_regressors - 1)), np.ones(n_scans)]
+    series = 1e4 + 100 * rng.standard_normal((n_scans, n_voxels))
+    weights = np.eye(n_regressors)[:1]
+
+    def theirs() -> Any:
+        labels, results = run_glm(series, design, "ar1", bins=100)
+        found = compute_contrast(labels, results, weights[0])
+        return found.effect, found.variance, found.stat(), found.p_value(), found.z_score()
+
+    def ours() -> Any:
+        factor = factor_design(design)
+        moments = of_block(series, factor.shifted_basis(1))
+        model = Model(factor, AR(1, bins=100), percent=False)
+        return contrast_maps(moments, model, factor.contrast_in_basis(weights), "t")
+
+    with threadpool_limits(1):
+        t, found = theirs()[2], ours()
+        refuse_unless(np.abs(found["stat"] - t).max() < SAME_KERNEL, "kernel")
+        seconds = paired(theirs, ours, repeats)
+    return ratio_row("kernel: AR(1) + contrast, 20,000 voxels x 191 x 12, 1 thread", *seconds, 20)
+
+
+def chunkglm_job(runs: Any, designs: Any, mask: Any) -> Any:
+    import chunkglm as cg
+
+    maps = []
+    for run, design in zip(runs, designs, strict=True):
+        fit = cg.fit(
+            cg.open_run(run),
+            design,
+            mask=mask,
+            smoothing_fwhm=SMOOTHING_FWHM,
+            noise=cg.AR(1, bins=100),  # nilearn's truncation, so that the numbers are the same
+        )
+        maps.append(cg.contrast(fit, CONTRAST))
+    return cg.fixed_effects(maps)
+
+
+def nilearn_job(runs: Any, designs: Any, mask: Any) -> Any:
+    import pandas as pd
+    from nilearn.glm.contrasts import compute_fixed_effects
+    from nilearn.glm.first_level import FirstLevelModel
+
+    effects, variances, dofs = [], [], []
+    for run, path in zip(runs, designs, strict=True):
+        with np.load(path) as stored:
+            design = pd.DataFrame(stored["X"], columns=list(stored["conditions"]))
+        model = FirstLevelModel(mask_img=str(mask), smoothing_fwhm=SMOOTHING_FWHM)
+        model.fit(str(run), design_matrices=design)
+        found = model.compute_contrast(CONTRAST, output_type="all")
+        effects.append(found["effect_size"])
+        variances.append(found["effect_variance"])
+        dofs.append(len(design) - np.linalg.matrix_rank(design))
+    return compute_fixed_effects(effects, variances, str(mask), dofs=dofs)
+
+
+def job_rows(data: Any, repeats: int) -> list[Row]:
+    """Two runs from .nii.gz to fixed effects, both sides warm in this process."""
+    files = data.runs, data.designs, data.mask
+    t = np.asarray(nilearn_job(*files)[2].dataobj)
+    found = chunkglm_job(*files)["stat"].compute().to_numpy()
+    inside = np.isfinite(found)
+    off = np.abs(found[inside] - t[inside]) > SAME_T * np.abs(t[inside]).clip(1)
+    refuse_unless(off.mean() < SAME_BUT_FOR, "two runs")
+    theirs, ours = paired(
+        lambda: nilearn_job(*files), lambda: chunkglm_job(*files).compute(), repeats
+    )
+    floor = [decompression(data.runs) for _ in range(repeats)]
+    job = "two runs 64x64x30x191 .nii.gz, 5 mm, AR(1), fixed effects"
+    over = [a / b for a, b in zip(ours, floor, strict=True)]
+    ratio = statistics.median(over)
+    spread = f"{min(over):.2f}-{max(over):.2f}"
+    return [
+        ratio_row(f"{job}, warm"[:58], theirs, ours, 8),
+        Row("the same over igzip's time for the same files", statistics.median(floor),
+            statistics.median(ours), "s", ratio, "<= 3", ratio <= 3, spread),
+    ]  # fmt: skip
+
+
+def decompression(runs: Any) -> float:
+    """Seconds to decompress the files, one after the other, with igzip alone."""
+    from isal import igzip
+
+    buffer = bytearray(1 << 22)
+    start = time.perf_counter()
+    for run in runs:
+        with igzip.open(run, "rb") as file:
+            while file.readinto(buffer):
+                pass
+    return time.perf_counter() - start
+
+
+def whole_job(side: str, folder: Path, out: Path) -> None:
+    """One fresh process: imports, the two-run job, and its maps written."""
+    base = folder / "nipy-data-0.2" / "data" / "fiac" / "fiac0"
+    files = (
+        [base / f"run{i}.nii.gz" for i in (1, 2)],
+        [base / f"run{i}_design.npz" for i in (1, 2)],
+        base / "mask.nii.gz",
+    )
+    out.mkdir(exist_ok=True)
+    if side == "chunkglm":
+        import chunkglm as cg
+
+        cg.save(chunkglm_job(*files), out, prefix="chunkglm")
+    else:
+        warnings.simplefilter("ignore")
+        for name, image in zip(("effect", "variance", "t", "z"), nilearn_job(*files), strict=True):
+            image.to_filename(out / f"nilearn_{name}.nii.gz")
+    print(peak_megabytes())
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process.
+
+    A child's ``ru_maxrss`` begins at what its parent held when it was forked, so Linux's own
+    high-water mark of the program is read where there is one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = next(s for s in status.read_text().splitlines() if s.startswith("VmHWM"))
+        return int(found.split()[1]) / 2**10
+    import resource
+
+    per_megabyte = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_megabyte
+
+
+def whole_rows(folder: Path, scratch: Path, repeats: int) -> list[Row]:
+    """Wall time and peak memory of fresh processes."""
+    sides = ("nilearn", "chunkglm")
+    measured: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for counted in [False] + [True] * repeats:
+        for side in sides:
+            found = fresh_process(side, folder, scratch / "maps")
+            if counted:
+                measured[side].append(found)
+    seconds, megabytes = (
+        {side: [one[i] for one in measured[side]] for side in sides} for i in (0, 1)
+    )
+    shares = [b / a for a, b in zip(megabytes["nilearn"], megabytes["chunkglm"], strict=True)]
+    share = statistics.median(shares)
+    work = "the same, whole process with imports and maps written"
+    return [
+        ratio_row(work, seconds["nilearn"], seconds["chunkglm"], 3),
+        Row("  its peak memory", statistics.median(megabytes["nilearn"]),
+            statistics.median(megabytes["chunkglm"]), "MB", share, "<= 0.6", share <= 0.6,
+            f"{min(shares):.2f}-{max(shares):.2f}"),
+    ]  # fmt: skip
+
+
+def fresh_process(side: str, folder: Path, out: Path) -> tuple[float, float]:
+    """Seconds and peak megabytes of one side's whole job."""
+    command = [sys.executable, __file__, "--whole", side, "--data", str(folder), "--out", str(out)]
+    start = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - start
+    refuse_unless(done.returncode == 0, f"the {side} process")
+    return seconds, float(done.stdout.split()[-1])
+
+
+def refuse_unless(same: bool, work: str) -> None:
+    """End rather than print a ratio of two different things."""
+    if not same:
+        sys.exit(f"{work}: the two sides do not give the same numbers; no ratio is printed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The command as a user calls it: in its own process, where exit codes and tracebacks count."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+import chunkglm as cg
+
+SHAPE, N_SCANS = (6, 5, 4), 40
+
+
+def chunkglm(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "chunkglm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """A run, its design and mask, as files."""
+    rng = np.random.default_rng(3)
+    affine = np.diag([3.0, 3.0, 4.0, 1.0])
+    task = (np.arange(N_SCANS) // 5 % 2).astype(float)
+    data = rng.normal(1000, 10, (*SHAPE, N_SCANS)) + 20 * task
+    image = nib.Nifti1Image(data.astype(np.int16), affine)
+    image.header.set_zooms((3, 3, 4, 2))
+    found = {name: tmp_path / name for name in ("run 1.nii.gz", "design.csv", "mask.nii.gz")}
+    nib.save(image, found["run 1.nii.gz"])
+    mask = np.ones(SHAPE, np.uint8)
+    mask[0] = 0
+    nib.save(nib.Nifti1Image(mask, affine), found["mask.nii.gz"])
+    table = pd.DataFrame({"task": task, "trend": np.linspace(-1, 1, N_SCANS), "constant": 1.0})
+    table.to_csv(found["design.csv"], index=False)
+    return {"run": found["run 1.nii.gz"], "design": found["design.csv"],
+            "mask": found["mask.nii.gz"], "folder": tmp_path}  # fmt: skip
+
+
+def test_fit__writes_the_maps_of_the_api(files: dict[str, Path]) -> None:
+    out = files["folder"] / "maps"
+    done = chunkglm("fit", files["run"], files["design"], "--mask", files["mask"],
+                    "--contrast", "task", "--out", out, "--prefix", "sub-1")  # fmt: skip
+    fit = cg.fit(cg.open_run(files["run"]), files["design"], mask=files["mask"])
+    expected = cg.contrast(fit, "task").compute()
+    written = nib.load(out / "sub-1_stat-t_statmap.nii.gz").get_fdata()
+    np.testing.assert_array_equal(written, np.nan_to_num(expected["stat"].to_numpy()))
+    assert written.max() > 3
+    assert done.returncode == 0, done.stderr
+    assert [Path(line).name for line in done.stdout.split("\n")[:-1]] == [
+        f"sub-1_stat-{stat}_statmap.nii.gz" for stat in ("effect", "variance", "t", "p", "z")
+    ]
+    sidecar = json.loads((out / "sub-1_stat-t_statmap.json").read_text())
+    assert sidecar["DegreesOfFreedom"] == N_SCANS - 3
+    assert sidecar["Contrast"] == "task"
+
+
+def test_fixed_effects__equals_the_api_and_takes_stores(files: dict[str, Path]) -> None:
+    folder = files["folder"]
+    store = folder / "run.zarr"
+    assert chunkglm("convert", files["run"], store, "--quiet").returncode == 0
+    maps = folder / "maps"
+    for prefix, noise in (("a", "ar1"), ("b", "ols")):
+        done = chunkglm("fit", store, files["design"], "--mask", files["mask"], "--noise", noise,
+                        "--contrast", "task", "--out", maps, "--prefix", prefix)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    done = chunkglm("fixed-effects", maps / "a", maps / "b", "--out", maps, "--prefix", "both")
+    assert done.returncode == 0, done.stderr
+    fits = [cg.fit(cg.open_run(store), files["design"], mask=files["mask"], noise=noise)
+            for noise in ("ar1", "ols")]  # fmt: skip
+    expected = cg.fixed_effects([cg.contrast(fit, "task") for fit in fits]).compute()
+    written = nib.load(maps / "both_stat-z_statmap.nii.gz").get_fdata()
+    np.testing.assert_array_equal(written, np.nan_to_num(expected["z_score"].to_numpy()))
+    assert written.max() > 3
+
+
+def test_fixed_effects__refuses_to_overwrite_what_it_reads(files: dict[str, Path]) -> None:
+    maps = files["folder"] / "maps"
+    chunkglm("fit", files["run"], files["design"], "--contrast", "task", "--out", maps,
+             "--prefix", "a")  # fmt: skip
+    before = (maps / "a_stat-effect_statmap.nii.gz").read_bytes()
+    done = chunkglm("fixed-effects", maps / "a", maps / "a", "--out", maps, "--prefix", "a")
+    assert_refused(done, "a", "--prefix")
+    assert (maps / "a_stat-effect_statmap.nii.gz").read_bytes() == before
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, one line that holds the words, no traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("chunkglm: error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def broken(files: dict[str, Path], what: str) -> tuple[dict[str, Path], str, tuple[str, ...]]:
+    """One input spoiled: the files, the contrast, and what the message must name."""
+    folder, contrast = files["folder"], "task"
+    if what == "mask shape":
+        path = folder / "small.nii.gz"
+        nib.save(nib.Nifti1Image(np.ones((6, 5, 3), np.uint8), np.diag([3.0, 3, 4, 1])), path)
+        return {**files, "mask": path}, contrast, (str(path), "(6, 5, 3)", "(6, 5, 4)", "resample")
+    if what == "mask affine":
+        path = folder / "moved.nii.gz"
+        nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.diag([2.0, 3, 4, 1])), path)
+        return {**files, "mask": path}, contrast, (str(path), "2 0 0 0", "3 0 0 0", "resample")
+    table = pd.read_csv(files["design"])
+    path = folder / "other.csv"
+    if what == "design rows":
+        table.iloc[:-1].to_csv(path, index=False)
+        return {**files, "design": path}, contrast, (str(path), "39", "40")
+    if what == "design NaN":
+        table.loc[7, "trend"] = np.nan
+        table.to_csv(path, index=False)
+        return {**files, "design": path}, contrast, (str(path), "trend")
+    if what == "unknown condition":
+        return files, "task - rest", ("rest", "'task', 'trend', 'constant'")
+    whole = files["run"].read_bytes()
+    path = folder / "spoiled.nii.gz"
+    if what == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
+    return {**files, "run": path}, contrast, (str(path), "corrupt")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "mask shape", "mask affine", "design rows", "design NaN", "unknown condition",
+        "truncated", "flipped bit",
+    ],
+)  # fmt: skip
+def test_fit__bad_input_is_one_line_and_leaves_nothing(files: dict[str, Path], what: str) -> None:
+    spoiled, contrast, words = broken(files, what)
+    out = files["folder"] / "maps"
+    done = chunkglm("fit", spoiled["run"], spoiled["design"], "--mask", spoiled["mask"],
+                    "--contrast", contrast, "--out", out, "--prefix", "x")  # fmt: skip
+    assert_refused(done, *words)
+    assert not out.exists() or list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["truncated", "flipped bit"])
+def test_convert__bad_input_is_one_line_and_leaves_nothing(
+    files: dict[str, Path], what: str
+) -> None:
+    spoiled, _, words = broken(files, what)
+    before = sorted(files["folder"].iterdir())
+    done = chunkglm("convert", spoiled["run"], files["folder"] / "run.zarr", "--quiet")
+    assert_refused(done, *words)
+    assert sorted(files["folder"].iterdir()) == before
+
+
+def test_main__says_its_version_and_its_commands() -> None:
+    done = chunkglm("--version")
+    assert "0.1.0" in done.stdout
+    listed = chunkglm("--help").stdout
+    for command in ("demo", "convert", "fit", "fixed-effects"):
+        assert command in listed
+
+
+def test_fit__warnings_are_one_line_each(files: dict[str, Path]) -> None:
+    table = pd.read_csv(files["design"])
+    path = files["folder"] / "dependent.csv"
+    table.assign(twice=2 * table["task"] + table["constant"]).to_csv(path, index=False)
+    done = chunkglm("fit", files["run"], path, "--contrast", "trend",
+                    "--out", files["folder"] / "maps", "--prefix", "x")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "warning" in line]
+    assert line.startswith("chunkglm: warning: ")
+    assert "rank 3" in line
