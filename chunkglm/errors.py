@@ -33,5 +33,5 @@ class DownloadError(ChunkglmError, OSError):
     """A data set that could not be downloaded, or is not what it was."""
 
 
-class MemoryLimitError(ChunkglmError, MemoryError):
+class MemoryLimitError(MemoryError, ChunkglmError):
     """Work that cannot fit the memory it was given."""

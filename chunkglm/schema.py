@@ -55,16 +55,15 @@ F_MAPS = {
         VarSpec("effect_variance", (ROW, COLUMN, *SPACE), "f8", "covariance of the effect sizes"),
     ),
 }
+# Over voxels, so that maps of runs of unlike length can be concatenated and combined.
+DOF = VarSpec("dof", SPACE, "f8", "residual degrees of freedom")
 VOXEL_STATUS = VarSpec(
     "voxel_status",
     SPACE,
     "i1",
     "0 estimated, 1 outside the mask, 2 constant over time, 3 not finite",
 )
-POOLED = _table(
-    VarSpec("n_runs", SPACE, "f8", "runs that count at the voxel"),
-    VarSpec("dof", SPACE, "f8", "residual degrees of freedom of these runs together"),
-)
+POOLED = _table(VarSpec("n_runs", SPACE, "f8", "runs that count at the voxel"), DOF)
 MODEL_MAPS = _table(
     VarSpec("beta", (REGRESSOR, *SPACE), "f8", "coefficients"),
     VarSpec("sigma2", SPACE, "f8", "variance of the innovations"),

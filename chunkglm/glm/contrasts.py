@@ -10,7 +10,7 @@ from chunkglm.glm.model import FILLS, Fit, label_maps
 from chunkglm.kernels.estimate import contrast_maps
 from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_moments
-from chunkglm.schema import F_MAPS, T_MAPS, VOXEL_STATUS
+from chunkglm.schema import DOF, F_MAPS, T_MAPS, VOXEL_STATUS
 
 
 def contrast(
@@ -31,10 +31,10 @@ def contrast(
     Returns
     -------
     xarray.Dataset
-        ``effect_size``, ``effect_variance``, ``stat``, ``p_value``, ``z_score`` over (x, y, z) and
-        ``voxel_status``; effects of an F contrast have a ``row`` dimension and their covariance
-        two. Voxels outside the mask, constant or not finite are NaN. Attributes ``stat_type``,
-        ``dof``, ``contrast``, ``affine``.
+        ``effect_size``, ``effect_variance``, ``stat``, ``p_value``, ``z_score``, ``dof`` over
+        (x, y, z) and ``voxel_status``; effects of an F contrast have a ``row`` dimension and
+        their covariance two. Voxels outside the mask, constant or not finite are NaN. Attributes
+        ``stat_type``, ``dof``, ``contrast``, ``affine``.
 
     Raises
     ------
@@ -54,7 +54,11 @@ def contrast(
         )
         raise ContrastError(msg) from None
     q = weights.shape[0]
-    specs = {**(T_MAPS if parsed.stat_type == "t" else F_MAPS), VOXEL_STATUS.name: VOXEL_STATUS}
+    specs = {
+        **(T_MAPS if parsed.stat_type == "t" else F_MAPS),
+        DOF.name: DOF,
+        VOXEL_STATUS.name: VOXEL_STATUS,
+    }
     leading = {} if parsed.stat_type == "t" else {"effect_size": (q,), "effect_variance": (q, q)}
     fields = {n: Field(leading.get(n, ()), spec.dtype) for n, spec in specs.items()}
     arrays = maps_of_moments(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import dask.array as da
@@ -89,7 +88,7 @@ def _run_name(maps: xr.Dataset) -> str:
     return str(maps.attrs.get("run", "run"))
 
 
-def _as_list(maps: Sequence[xr.Dataset] | xr.Dataset) -> list[xr.Dataset]:
+def _as_list(maps: Any) -> list[xr.Dataset]:
     if isinstance(maps, xr.Dataset):
         if RUN not in maps.dims:
             return _check_each([maps])
@@ -132,7 +131,7 @@ def _check_each(runs: list[Any]) -> list[xr.Dataset]:
             )
             raise MapsError(msg)
         dof = one.attrs["dof"]
-        if not (isinstance(dof, Real) and np.isfinite(dof) and dof > 0):
+        if not (isinstance(dof, (int, float, np.number)) and np.isfinite(dof) and dof > 0):
             msg = f"maps {i} ({_run_name(one)}): dof must be a positive number, but is {dof!r}"
             raise MapsError(msg)
     return runs

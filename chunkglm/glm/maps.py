@@ -85,8 +85,12 @@ def save(maps: xr.Dataset, folder: str | Path, *, prefix: str) -> list[str]:
     except OSError as error:
         msg = f"{out}: the folder cannot be made ({error.strerror})"
         raise ImageError(msg) from error
-    wanted = [*_FILES, *(n for n in ("voxel_status",) if n in maps)]
+    wanted = [*_FILES, *(n for n in ("voxel_status", "dof") if n in maps)]
     computed = maps[wanted].compute()
+    dof = computed.get("dof")
+    if dof is not None and dof.notnull().any():
+        # What voxels have where every run counts; attributes of concatenated runs know one only.
+        maps = maps.assign_attrs(dof=float(dof.max()))
     _report_lost_voxels(computed, prefix)
     written = []
     for name, (stat, fill) in _FILES.items():

@@ -91,6 +91,9 @@ def _read(mask: Any) -> tuple[AnyArray, FloatArray | None, str]:
 
 
 def _as_bool(values: AnyArray, label: str) -> BoolArray:
+    if values.dtype.kind not in "biuf":
+        msg = f"{label}: a mask must hold numbers, 0 and one other value, but holds {values.dtype}"
+        raise MaskError(msg)
     if values.dtype == bool:
         found = values
     else:
@@ -107,4 +110,5 @@ def _as_bool(values: AnyArray, label: str) -> BoolArray:
     if not found.any():
         msg = f"{label}: the mask is empty; it selects none of {values.size} voxels"
         raise MaskError(msg)
-    return np.ascontiguousarray(found)
+    # A copy: a mask that the user changes later must not change a fit that is still lazy.
+    return np.array(found, order="C")

@@ -267,7 +267,8 @@ def _check_fwhm(fwhm: Any) -> float | None:
 def _sigma(fwhm: float | None, affine: FloatArray) -> tuple[float, float, float] | None:
     if fwhm is None:
         return None
-    sigma = sigma_in_voxels(fwhm, affine)
+    with np.errstate(divide="ignore"):
+        sigma = sigma_in_voxels(fwhm, affine)
     if not np.isfinite(sigma).all():
         msg = f"smoothing needs voxel sizes, but the affine's columns have none: {affine.tolist()}"
         raise ImageError(msg)

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from isal import isal_zlib as _zlib
+    from isal import isal_zlib
 
-    GZIP_ERRORS: tuple[Any, ...] = (EOFError, OSError, zlib.error, _zlib.error)
+    _zlib: Any = isal_zlib
 except ImportError:  # machines for which isal has no build: three times slower, nothing else
-    _zlib = zlib  # type: ignore[assignment, unused-ignore]
-    GZIP_ERRORS = (EOFError, OSError, zlib.error)
+    _zlib = zlib
+
+GZIP_ERRORS: tuple[Any, ...] = (EOFError, OSError, zlib.error, _zlib.error)
 
 MAGIC = b"\x1f\x8b"
 _GZIP_FORMAT = 31  # zlib's number for: a gzip header, and its checksum and length verified

@@ -20,6 +20,9 @@ VOXELS_IN_CACHE = 4096
 # rounding of float64 leaves 1e-16, real signal on an offset of 1e10 still has 1e-10.
 CONSTANT_VOXEL = 1e-13
 
+# Sums of products of unit vectors are off by this much from rounding alone.
+ROUNDING = 1e-13
+
 # voxel_status codes
 ESTIMATED, OUTSIDE_MASK, CONSTANT, NOT_FINITE = 0, 1, 2, 3
 
@@ -30,7 +33,8 @@ class Solution(NamedTuple):
     The inverse precision is ``diag(inverse) + strength * spike spike'`` (Sherman-Morrison).
     """
 
-    b: FloatArray  # (r, V), coefficients in the units of the fit
+    b: FloatArray  # (r, V), coefficients in the units of the fit, but for
+    offset: FloatArray  # (V,), a constant that is still to be added to the series
     inverse: FloatArray  # (r, V)
     spike: FloatArray  # (r, V)
     strength: FloatArray  # (V,)
@@ -69,35 +73,40 @@ def solve(moments: Moments, model: Model) -> Solution:
     the last row of Q, ``A`` is Q'W'WQ for the filter ``W = I - rho * shift`` that leaves the first
     sample as it is.
     """
+    # Samples that are not finite, or whose squares are not, make their own voxel NaN, in silence.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        return _solve(moments, model)
+
+
+def _solve(moments: Moments, model: Model) -> Solution:
     factor = model.factor
     status = voxel_status(moments, factor.n_scans)
-    scaled, offset = _in_model_units(moments, model)
+    scaled, offset, total_squares = _in_model_units(moments, model)
     c0, squares = scaled.products[0], scaled.autocovariance[0]
     residual_squares = np.maximum(squares - np.einsum("rv,rv->v", c0, c0), 0.0)
     if model.noise.order == 0:
         inverse = np.ones_like(c0)
         solution = Solution(
-            c0.copy(), inverse, np.zeros_like(c0), np.zeros_like(squares),
+            c0.copy(), offset, inverse, np.zeros_like(c0), np.zeros_like(squares),
             residual_squares, np.zeros_like(squares), squares, status,
         )  # fmt: skip
     else:
-        solution = _solve_ar1(scaled, residual_squares, model, status)
-    b = solution.b
-    b += np.multiply.outer(factor.constant, offset)
-    total_squares = squares - scaled.total**2 / factor.n_scans
-    bad = status != ESTIMATED
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r_square = 1.0 - residual_squares / total_squares
+        solution = _solve_ar1(scaled, offset, residual_squares, model, status)
+    r_square = 1.0 - residual_squares / total_squares
     sigma2 = solution.sigma2 / factor.dof
-    rho = solution.rho
-    for values in (sigma2, rho, r_square):
+    bad = status != ESTIMATED
+    for values in (sigma2, solution.rho, r_square):
         values[bad] = np.nan
-    b[:, bad] = np.nan
+    solution.b[:, bad] = np.nan
     return solution._replace(sigma2=sigma2, r_square=r_square)
 
 
 def _solve_ar1(
-    moments: Moments, residual_squares: FloatArray, model: Model, status: IntArray
+    moments: Moments,
+    offset: FloatArray,
+    residual_squares: FloatArray,
+    model: Model,
+    status: IntArray,
 ) -> Solution:
     """Solve for AR(1) noise; `sigma2` is still the sum of squares of the whitened residuals."""
     factor = model.factor
@@ -124,7 +133,7 @@ def _solve_ar1(
         - np.einsum("rv,rv->v", right, b)
     )
     whitened_squares = np.maximum(whitened_squares, 0.0)
-    return Solution(b, inverse, spike, strength, whitened_squares, rho, rho, status)
+    return Solution(b, offset, inverse, spike, strength, whitened_squares, rho, rho, status)
 
 
 def voxel_status(moments: Moments, n_scans: int) -> IntArray:
@@ -141,15 +150,15 @@ def voxel_status(moments: Moments, n_scans: int) -> IntArray:
     """
     squares, total = moments.autocovariance[0], moments.total
     finite = np.isfinite(squares) & np.isfinite(total) & np.isfinite(moments.reference)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         spread = np.sqrt(np.maximum(squares - total**2 / n_scans, 0.0) / n_scans)
         constant = spread <= CONSTANT_VOXEL * np.abs(moments.reference + total / n_scans)
     status = np.where(constant, CONSTANT, ESTIMATED)
     return np.where(finite, status, NOT_FINITE).astype(np.int8)
 
 
-def _in_model_units(moments: Moments, model: Model) -> tuple[Moments, FloatArray]:
-    """Moments of the scaled series, and the constant still missing from it.
+def _in_model_units(moments: Moments, model: Model) -> tuple[Moments, FloatArray, FloatArray]:
+    """Moments of the scaled series, the constant still missing from it, its squares about the mean.
 
     With the constant in the span of the design a shift of the data changes no residual, so the sums
     stay about the reference and the shift is added to the coefficients at the end. Without it, the
@@ -174,9 +183,11 @@ def _in_model_units(moments: Moments, model: Model) -> tuple[Moments, FloatArray
             moments.head * slope,
             moments.tail * slope,
         )
+    # Before any shift: about another value they would lose the digits of a large mean.
+    total_squares = scaled.autocovariance[0] - scaled.total**2 / factor.n_scans
     if factor.constant_in_span:
-        return scaled, offset
-    return _shift(scaled, offset, factor), np.zeros_like(offset)
+        return scaled, offset, total_squares
+    return _shift(scaled, offset, factor), np.zeros_like(offset), total_squares
 
 
 def _shift(moments: Moments, offset: FloatArray, factor: DesignFactor) -> Moments:
@@ -218,7 +229,7 @@ def contrast_maps(
     -------
     dict of arrays
         ``effect_size`` and ``effect_variance``, (V,) for t, (q, V) and (q, q, V) for F; ``stat``,
-        ``p_value``, ``z_score`` (V,); ``voxel_status`` (V,) int8.
+        ``p_value``, ``z_score``, ``dof`` (V,); ``voxel_status`` (V,) int8.
     """
     q, n_voxels = weights.shape[0], moments.reference.size
     effect = np.empty((q, n_voxels))
@@ -226,7 +237,9 @@ def contrast_maps(
     status = np.empty(n_voxels, dtype=np.int8)
     for part in voxel_blocks(n_voxels):
         solution = solve(moments.of_voxels(part), model)
-        effect[:, part], covariance[:, :, part] = _contrast(solution, weights)
+        effect[:, part], covariance[:, :, part] = _contrast(
+            solution, weights, model.factor.constant
+        )
         status[part] = solution.status
     stat, p, z = statistics(effect, covariance, model.factor.dof, stat_type)
     return {
@@ -235,13 +248,39 @@ def contrast_maps(
         "stat": stat,
         "p_value": p,
         "z_score": z,
+        "dof": np.where(status == ESTIMATED, float(model.factor.dof), np.nan),
         "voxel_status": status,
     }
 
 
-def _contrast(solution: Solution, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+def constant_under(weights: FloatArray, constant: FloatArray) -> FloatArray:
+    """What contrasts say of a series of ones; 0 where it is no more than rounding.
+
+    Times an offset of 1e10 rounding would be an effect of 1e-5.
+
+    Parameters
+    ----------
+    weights : (q, r) array
+        In the basis of the design.
+    constant : (r,) array
+        `DesignFactor.constant`.
+
+    Returns
+    -------
+    (q,) array
+    """
+    found = weights @ constant
+    size = np.linalg.norm(weights, axis=1) * np.linalg.norm(constant)
+    return np.where(np.abs(found) > ROUNDING * size, found, 0.0)
+
+
+def _contrast(
+    solution: Solution, weights: FloatArray, constant: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Effect (q, V) and covariance (q, q, V) of a contrast."""
-    effect = weights @ solution.b
+    effect = weights @ solution.b + np.multiply.outer(
+        constant_under(weights, constant), solution.offset
+    )
     pairs = weights[:, None, :] * weights[None, :, :]  # (q, q, r)
     along = weights @ solution.spike
     covariance = np.matmul(pairs, solution.inverse)
@@ -291,6 +330,7 @@ def model_maps(moments: Moments, model: Model) -> dict[str, AnyArray]:
     """
     n_voxels = moments.reference.size
     to_beta = model.factor.regressors_from_basis()
+    of_constant = constant_under(to_beta, model.factor.constant)
     out: dict[str, AnyArray] = {
         "beta": np.empty((to_beta.shape[0], n_voxels)),
         "sigma2": np.empty(n_voxels),
@@ -301,6 +341,7 @@ def model_maps(moments: Moments, model: Model) -> dict[str, AnyArray]:
     for part in voxel_blocks(n_voxels):
         solution = solve(moments.of_voxels(part), model)
         out["beta"][:, part] = to_beta @ solution.b
+        out["beta"][:, part] += np.multiply.outer(of_constant, solution.offset)
         out["sigma2"][part] = solution.sigma2
         out["ar"][:, part] = solution.rho[None][: model.noise.order]
         out["r_square"][part] = solution.r_square

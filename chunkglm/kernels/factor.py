@@ -12,8 +12,8 @@ from chunkglm.errors import DesignError
 # Filip's polynomial of degree 10 (NIST) leaves 4e-10 and must pass; rounding leaves T * 2e-16.
 DEPENDENT_COLUMN = 1e-12
 
-# The constant lies in the span of the design when what is left of it, at unit length, is below this.
-# What is left of an offset of 1e4 x the noise is then 1e-8 of the noise; rounding leaves 1e-15.
+# The constant lies in the span of the design when what is left of it, at unit length, is below
+# this: of an offset of 1e4 times the noise, 1e-8 of the noise. Rounding leaves 1e-15.
 CONSTANT_IN_SPAN = 1e-12
 
 # A contrast is estimable when its weights on dependent columns are those the others imply, to this.

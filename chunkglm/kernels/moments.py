@@ -69,6 +69,14 @@ def add_block(
     first_volume : int
         The block's first volume, counted from the run's first.
     """
+    # Samples that are not finite, or whose squares are not, make their own voxel NaN, in silence.
+    with np.errstate(invalid="ignore", over="ignore"):
+        _add_block(moments, series, shifted_basis, first_volume)
+
+
+def _add_block(
+    moments: Moments, series: AnyArray, shifted_basis: FloatArray, first_volume: int
+) -> None:
     n_volumes, n_voxels = series.shape
     n_lags = moments.tail.shape[0]
     products = moments.products.reshape(-1, n_voxels)

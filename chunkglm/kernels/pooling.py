@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chunkglm._types import BoolArray, FloatArray
+from chunkglm.kernels.inference import positive_definite
 
 
 class Pooled(NamedTuple):
@@ -43,15 +44,13 @@ def pool(
 
     Notes
     -----
-    A run whose variance is zero, negative or not finite, or whose effect is not finite, does not
-    count at that voxel. Estimates that are themselves combined merge exactly: their sums are
-    recovered from `n_runs`.
+    A run whose variance is zero, negative or not finite (whose covariance is singular), or whose
+    effect is not finite, does not count at that voxel. Estimates that are themselves combined
+    merge exactly: their sums are recovered from `n_runs`.
     """
-    variances = np.einsum("iqqv->iqv", covariances)
     counts = (
         np.isfinite(effects).all(axis=1)
-        & np.isfinite(covariances).all(axis=(1, 2))
-        & (variances > 0).all(axis=1)
+        & positive_definite(covariances)
         & (dofs > 0)
         & (n_runs > 0)
     )

@@ -24,6 +24,7 @@ def one_blas_thread() -> Iterator[None]:
     global _inside, _limit
     with _lock:
         if _inside == 0:
+            _take_control()
             _limit = _controller().limit(limits=1, user_api="blas")
         _inside += 1
     try:
@@ -32,8 +33,22 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
+                _take_control()
                 _limit.restore_original_limits()
                 _limit = None
+                _take_control()
+
+
+def _take_control() -> None:
+    """Let whichever thread comes next set the limits.
+
+    Since threadpoolctl 3.8 the first thread to set one owns OpenBLAS's, and what others set is
+    ignored in silence. Here the first thread in and the last one out are seldom the same.
+    """
+    for library in _controller().lib_controllers:
+        release = getattr(library, "clear_controlling_thread", None)
+        if release is not None:
+            release(force=True)
 
 
 @cache

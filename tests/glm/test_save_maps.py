@@ -1,0 +1,280 @@
+"""Maps as files: names, contents, headers, sidecars, and the way back."""
+
+import gzip
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import xarray as xr
+from helpers_lazy import (
+    AFFINE,
+    MAPS,
+    SHAPE,
+    distances,
+    lazily,
+    make_data,
+    make_design,
+    make_mask,
+    names_in,
+    one_line,
+    write_run,
+)
+
+import chunkglm as cg
+from chunkglm.errors import ChunkglmError, ImageError, MapsError
+
+DESIGN, MASK = make_design(), make_mask()
+STATS = ("effect", "variance", "{kind}", "p", "z")
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory: pytest.TempPathFactory) -> list[cg.Fit]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        cg.fit(
+            write_run(folder / f"run-{i}.nii", make_data(seed=i), t_r=2000.0, units=("mm", "msec")),
+            DESIGN,
+            mask=MASK,
+        )
+        for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize("definition", ["a - b", ["a", "b"]])
+def test_save__writes_five_images_with_a_sidecar_each(
+    fits: list[cg.Fit], tmp_path: Path, definition: Any
+) -> None:
+    maps = cg.contrast(fits[0], definition)
+    kind = maps.attrs["stat_type"]
+    found = cg.save(maps, tmp_path / "new" / "folder", prefix="sub-01_contrast-x")
+    stems = [f"sub-01_contrast-x_stat-{s.format(kind=kind)}_statmap" for s in STATS]
+    assert [Path(f).name for f in found] == [f"{s}.nii.gz" for s in stems]
+    assert names_in(tmp_path / "new/folder") == sorted(
+        [f"{s}.nii.gz" for s in stems] + [f"{s}.json" for s in stems]
+    )
+    computed = maps.compute()
+    for file, name in zip(found, MAPS, strict=True):
+        image = nib.load(file)
+        data = image.get_fdata()
+        expected = computed[name].to_numpy()
+        if expected.ndim > 3:
+            expected = np.moveaxis(expected.reshape(-1, *SHAPE[:3]), 0, -1)
+        assert image.get_data_dtype() == np.float64
+        assert (image.header["scl_slope"], image.header["scl_inter"]) == (1, 0) or np.isnan(
+            image.header["scl_slope"]
+        )
+        assert data.shape == expected.shape
+        assert np.array_equal(data[MASK], expected[MASK])
+        assert (data[~MASK] == (1.0 if name == "p_value" else 0.0)).all()
+
+
+def test_save__inherits_where_the_run_lies(fits: list[cg.Fit], tmp_path: Path) -> None:
+    for file in cg.save(cg.contrast(fits[0], "a"), tmp_path, prefix="p"):
+        header = nib.load(file).header
+        assert np.array_equal(nib.load(file).affine, AFFINE)
+        assert int(header["sform_code"]) == int(header["qform_code"]) == 1
+        assert header.get_xyzt_units() == ("mm", "msec")
+        assert header.get_zooms()[:3] == (3.0, 3.0, 3.5)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".img", ".zarr"])
+def test_save__inherits_from_every_kind_of_run(tmp_path: Path, suffix: str) -> None:
+    path = write_run(tmp_path / ("run.nii" if suffix == ".zarr" else f"run{suffix}"), endian=">")
+    if suffix == ".zarr":
+        path = Path(cg.convert(path, tmp_path / "run.zarr", progress=False))
+    file = cg.save(cg.contrast(cg.fit(path, DESIGN), "a"), tmp_path / "out", prefix="p")[0]
+    header = nib.load(file).header
+    assert int(header["sform_code"]) == int(header["qform_code"]) == 1
+    assert header.get_xyzt_units()[0] == "mm"
+
+
+def test_save__of_a_run_without_a_header_has_the_affine(tmp_path: Path) -> None:
+    run = xr.DataArray(make_data(), dims=("x", "y", "z", "time"), attrs={"affine": AFFINE.tolist()})
+    file = cg.save(cg.contrast(cg.fit(run, DESIGN), "a"), tmp_path, prefix="p")[0]
+    assert np.array_equal(nib.load(file).affine, AFFINE)
+
+
+def test_save__sidecars_say_what_was_done(fits: list[cg.Fit], tmp_path: Path) -> None:
+    cg.save(cg.contrast(fits[0], "a - b"), tmp_path, prefix="p")
+    found = json.loads((tmp_path / "p_stat-t_statmap.json").read_text())
+    assert found.items() >= {
+        "Statistic": "t", "StatType": "t", "Contrast": "a - b", "DegreesOfFreedom": 26.0,
+        "NoiseModel": "ar1", "SignalScaling": "percent", "SmoothingFWHM": None,
+        "SoftwareName": "chunkglm",
+    }.items()  # fmt: skip
+    assert found["Run"] == fits[0].dataset.attrs["run"]
+    cg.save(cg.fixed_effects([cg.contrast(f, "a - b") for f in fits]), tmp_path, prefix="ffx")
+    found = json.loads((tmp_path / "ffx_stat-z_statmap.json").read_text())
+    assert found["Statistic"] == "z"
+    assert found["DegreesOfFreedom"] == 78.0
+    assert found["Runs"] == [f.dataset.attrs["run"] for f in fits]
+    assert found["PrecisionWeighted"] is False
+
+
+def test_save__writes_the_same_bytes_again(fits: list[cg.Fit], tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        cg.save(cg.contrast(fits[0], "a"), tmp_path / folder, prefix="p")
+    for name in names_in(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_save__replaces_what_is_there(fits: list[cg.Fit], tmp_path: Path) -> None:
+    cg.save(cg.contrast(fits[0], "a"), tmp_path, prefix="p")
+    files = cg.save(cg.contrast(fits[1], "a"), tmp_path, prefix="p")
+    expected = cg.contrast(fits[1], "a")["effect_size"].to_numpy()
+    assert np.array_equal(nib.load(files[0]).get_fdata()[MASK], expected[MASK])
+    assert len(names_in(tmp_path)) == 10
+
+
+def test_save__warns_with_the_counts_of_lost_voxels(tmp_path: Path) -> None:
+    data = make_data(dtype="f4")
+    data[0, 0, 1] = 3.0
+    data[1, 0, 1, 5] = data[2, 0, 1, 6] = np.nan
+    mask = np.ones(SHAPE[:3], bool)
+    maps = cg.contrast(cg.fit(write_run(tmp_path / "run.nii", data), DESIGN, mask=mask), "a")
+    with pytest.warns(UserWarning, match="1 voxels of the mask are constant and 2 not finite") as w:
+        cg.save(maps, tmp_path, prefix="sub-01")
+    assert str(w[0].message).startswith("sub-01:")
+    assert len(w) == 1
+
+
+def test_save__is_silent_when_no_voxel_is_lost(fits: list[cg.Fit], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cg.save(cg.contrast(fits[0], "a"), tmp_path, prefix="p")
+
+
+# --- and back ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("definition", ["a - b", ["a", "b"]])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_open_maps__gives_the_same_fixed_effects(
+    fits: list[cg.Fit], tmp_path: Path, definition: Any, weighted: bool
+) -> None:
+    maps = [cg.contrast(fit, definition) for fit in fits]
+    for i, one in enumerate(maps):
+        cg.save(one, tmp_path, prefix=f"run-{i}")
+    opened = [cg.open_maps(tmp_path, prefix=f"run-{i}") for i in range(3)]
+    for one, two in zip(maps, opened, strict=True):
+        assert distances(two, one.compute()) == 0.0
+        for name in ("stat_type", "dof", "contrast", "rank", "affine", "scaling", "run"):
+            assert two.attrs[name] == one.attrs[name], name
+    expected = cg.fixed_effects(maps, precision_weighted=weighted).compute()
+    found = cg.fixed_effects(opened, precision_weighted=weighted).compute()
+    assert distances(found, expected) == 0.0
+    assert found["n_runs"].equals(expected["n_runs"])
+
+
+@pytest.mark.parametrize("definition", ["a - b", ["a", "b"]])
+def test_open_maps__of_fixed_effects_still_merge(
+    fits: list[cg.Fit], tmp_path: Path, definition: Any
+) -> None:
+    maps = [cg.contrast(fit, definition) for fit in fits]
+    cg.save(cg.fixed_effects(maps[:2]), tmp_path, prefix="two")
+    merged = cg.fixed_effects([cg.open_maps(tmp_path, prefix="two"), maps[2]]).compute()
+    expected = cg.fixed_effects(maps).compute()
+    # The same sums in another order; worst seen 2e-15.
+    assert distances(merged, expected) < 1e-13
+    assert np.array_equal(merged["n_runs"].to_numpy()[MASK], expected["n_runs"].to_numpy()[MASK])
+    assert merged.attrs["dof"] == expected.attrs["dof"]
+
+
+def test_open_maps__refuses_what_is_missing_or_damaged(fits: list[cg.Fit], tmp_path: Path) -> None:
+    files = [Path(f) for f in cg.save(cg.contrast(fits[0], "a"), tmp_path, prefix="p")]
+    sidecar = tmp_path / "p_stat-effect_statmap.json"
+    for path, contents in (
+        (files[0], [None, b"", b"text", files[0].read_bytes()[:-3], _damaged(files[0])]),
+        (files[1], [None, b"", files[1].read_bytes()[:200], _damaged(files[1])]),
+        (sidecar, [None, b"", b"not JSON", b"[1]", b"{}", b'{"StatType": "z"}', b"\xff\xfe"]),
+    ):
+        good = path.read_bytes()
+        for content in contents:
+            path.unlink()
+            if content is not None:
+                path.write_bytes(content)
+            with pytest.raises(MapsError) as caught:
+                cg.open_maps(tmp_path, prefix="p")
+            one_line(caught.value, path)
+            path.write_bytes(good)
+    cg.open_maps(tmp_path, prefix="p")
+    with pytest.raises(MapsError) as caught:
+        cg.open_maps(tmp_path, prefix="q")
+    one_line(caught.value, tmp_path / "q_stat-effect_statmap.json")
+
+
+def _damaged(path: Path) -> bytes:
+    """Other numbers under the old checksum: valid deflate, that nibabel reads in silence."""
+    content = path.read_bytes()
+    other = gzip.compress(gzip.decompress(content)[:-8] + b"\1\2\3\4\5\6\7\10")
+    return other[:-8] + content[-8:]
+
+
+# --- wrong arguments --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "a/b", "..", "../x", "/tmp/x", "a/", ".", "a\0b"])  # noqa: S108
+def test_save__refuses_a_prefix_that_is_no_name(
+    fits: list[cg.Fit], tmp_path: Path, prefix: str
+) -> None:
+    with lazily(), pytest.raises(MapsError) as caught:
+        cg.save(cg.contrast(fits[0], "a"), tmp_path / "out", prefix=prefix)
+    one_line(caught.value, repr(prefix))
+    assert names_in(tmp_path) == []
+
+
+def test_save__refuses_maps_that_lack_something(fits: list[cg.Fit], tmp_path: Path) -> None:
+    maps = cg.contrast(fits[0], "a")
+    without = {k: v for k, v in maps.attrs.items() if k != "stat_type"}
+    with lazily():
+        for bad in (
+            maps.drop_vars("stat"),
+            maps.drop_attrs(deep=False),
+            maps.drop_attrs(deep=False).assign_attrs(without),
+            maps.assign_attrs(affine=None),
+        ):
+            with pytest.raises(MapsError) as caught:
+                cg.save(bad, tmp_path / "out", prefix="p")
+            one_line(caught.value)
+    assert names_in(tmp_path) == []
+
+
+def test_save__refuses_a_folder_that_is_a_file_before_computing(
+    fits: list[cg.Fit], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with lazily(), pytest.raises(ImageError) as caught:
+            cg.save(cg.contrast(fits[0], "a"), folder, prefix="p")
+        one_line(caught.value, folder)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
+def test_save__refuses_a_read_only_folder(fits: list[cg.Fit], tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ChunkglmError) as caught:
+            cg.save(cg.contrast(fits[0], "a"), tmp_path, prefix="p")
+    finally:
+        tmp_path.chmod(0o700)
+    one_line(caught.value, tmp_path)
+    assert names_in(tmp_path) == []
+
+
+def test_save__that_cannot_write_leaves_no_half_file(
+    fits: list[cg.Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ImageError) as caught:
+        cg.save(cg.contrast(fits[0], "a"), tmp_path, prefix="p")
+    one_line(caught.value, tmp_path, "disk is full")
+    assert names_in(tmp_path) == []

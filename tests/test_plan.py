@@ -1,0 +1,120 @@
+"""Plans: pure integers, whose properties hold for any size."""
+
+import doctest
+from itertools import chain, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import chunkglm.plan as plan
+from chunkglm.plan import block_volumes, even_blocks, moment_bytes, parts, slabs, store_chunks
+
+sizes = st.integers(1, 5000)
+shapes = st.tuples(
+    st.integers(1, 400), st.integers(1, 400), st.integers(1, 300), st.integers(1, 20_000)
+)
+
+
+def test_plan__examples_in_its_documentation_hold() -> None:
+    found = doctest.testmod(plan)
+    assert found.attempted >= 6
+    assert found.failed == 0
+
+
+@given(n=sizes, largest=sizes)
+def test_parts__are_the_fewest_of_at_most_the_largest(n: int, largest: int) -> None:
+    length = parts(n, largest)
+    assert 1 <= length <= min(n, largest)
+    assert -(-n // length) == -(-n // min(n, largest))
+
+
+@given(n=sizes, largest=sizes)
+def test_even_blocks__cover_all_once_and_are_even(n: int, largest: int) -> None:
+    blocks = even_blocks(n, largest)
+    assert list(chain(*blocks)) == list(range(n))
+    lengths = [len(b) for b in blocks]
+    assert max(lengths) <= largest
+    assert max(lengths) - min(lengths) <= 1
+    assert len(blocks) == -(-n // largest)
+
+
+@given(shape=shapes, itemsize=st.sampled_from([1, 2, 4, 8]), buffer=st.integers(1, 10**9))
+def test_store_chunks__keep_their_bounds(
+    shape: tuple[int, int, int, int], itemsize: int, buffer: int
+) -> None:
+    x, y, slab, block = store_chunks(shape, itemsize, buffer)
+    assert (x, y) == shape[:2]
+    assert 1 <= slab <= shape[2]
+    assert 1 <= block <= shape[3]
+    volume = shape[0] * shape[1] * shape[2] * itemsize
+    assert block * volume <= buffer or block == 1
+    plane = x * y * itemsize * block
+    assert slab * plane <= plan.CHUNK_BYTES or slab == 1
+
+
+@given(shape=shapes, itemsize=st.sampled_from([1, 2, 4, 8]))
+def test_store_chunks__are_no_smaller_than_they_must_be(
+    shape: tuple[int, int, int, int], itemsize: int
+) -> None:
+    x, y, slab, block = store_chunks(shape, itemsize)
+    size = x * y * slab * block * itemsize
+    whole = slab == shape[2] and block == shape[3]
+    # Parts are even, so at least half of what would fit is used along each of the two axes.
+    assert (
+        whole
+        or 4 * size + 4 * x * y * itemsize * block >= min(plan.CHUNK_BYTES, plan.BUFFER_BYTES) / 2
+    )
+
+
+planes_of_voxels = st.lists(st.one_of(st.just(0), st.integers(0, 40_000)), min_size=1, max_size=80)
+
+
+@given(
+    voxels=planes_of_voxels,
+    size=st.integers(1, 2000),
+    unit=st.integers(1, 12),
+)
+def test_slabs__cover_all_planes_once_and_never_mix(
+    voxels: list[int], size: int, unit: int
+) -> None:
+    found = slabs(voxels, size, unit)
+    assert list(chain(*found)) == list(range(len(voxels)))
+    assert all(len(planes) for planes in found)
+    assert all(planes.start % unit == 0 for planes in found)
+    for planes in found:
+        units = [
+            sum(voxels[first : min(first + unit, planes.stop)])
+            for first in range(planes.start, planes.stop, unit)
+        ]
+        # What is read together has voxels in each unit, or in none.
+        assert all(units) or not any(units)
+        # No slab is larger than the limit, save one that cannot be cut.
+        assert sum(units) * size <= plan.SLAB_BYTES or len(units) == 1
+
+
+@given(voxels=planes_of_voxels, size=st.integers(1, 2000), unit=st.integers(1, 12))
+def test_slabs__without_voxels_are_not_cut_up(voxels: list[int], size: int, unit: int) -> None:
+    found = slabs(voxels, size, unit)
+    empty = [not any(voxels[p.start : p.stop]) for p in found]
+    assert not any(a and b for a, b in pairwise(empty))
+
+
+@given(n=st.integers(1, 10**6), scans=st.integers(1, 20_000))
+def test_block_volumes__keep_their_bounds(n: int, scans: int) -> None:
+    found = block_volumes(n, scans)
+    assert 1 <= found <= scans
+    assert found == 1 or 8 * n * found <= plan.SERIES_BYTES
+
+
+@pytest.mark.parametrize(("rank", "lags"), [(1, 0), (12, 0), (12, 1), (300, 1), (5, 3)])
+def test_moment_bytes__count_the_arrays(rank: int, lags: int) -> None:
+    from chunkglm.lazy.moments import moments_fields
+
+    numbers = 0
+    for field in moments_fields(rank, lags).values():
+        n = 1
+        for length in field.leading:
+            n *= length
+        numbers += n
+    assert moment_bytes(rank, lags) == 8 * numbers
