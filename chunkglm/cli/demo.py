@@ -160,7 +160,7 @@ def _print_table(maps: dict[str, xr.Dataset], data: FiacData, nilearn_z: FloatAr
     hits = [100 * float((one[active] > NOMINAL_Z).mean()) for one in z]
     click.echo(f"{f'activated voxels found, z > {NOMINAL_Z}':<34}{_row(hits, '.1f', ' %')}")
     false = [100 * float((one[far] > NOMINAL_Z).mean()) for one in z]
-    click.echo(f"{f'voxels far from it, z > {NOMINAL_Z}':<34}{_row(false, '.3f', ' %')}")
+    click.echo(f"{f'voxels far from it, z > {NOMINAL_Z}':<34}{_row(false, '.4f', ' %')}")
     click.echo(f"{'  where nothing but noise gives':<34}{100 * NOMINAL_SHARE:.3f} %")
 
 

@@ -231,16 +231,7 @@ def contrast_maps(
         ``effect_size`` and ``effect_variance``, (V,) for t, (q, V) and (q, q, V) for F; ``stat``,
         ``p_value``, ``z_score``, ``dof`` (V,); ``voxel_status`` (V,) int8.
     """
-    q, n_voxels = weights.shape[0], moments.reference.size
-    effect = np.empty((q, n_voxels))
-    covariance = np.empty((q, q, n_voxels))
-    status = np.empty(n_voxels, dtype=np.int8)
-    for part in voxel_blocks(n_voxels):
-        solution = solve(moments.of_voxels(part), model)
-        effect[:, part], covariance[:, :, part] = _contrast(
-            solution, weights, model.factor.constant
-        )
-        status[part] = solution.status
+    effect, covariance, status = estimate(moments, model, weights)
     stat, p, z = statistics(effect, covariance, model.factor.dof, stat_type)
     return {
         "effect_size": effect[0] if stat_type == "t" else effect,
@@ -251,6 +242,38 @@ def contrast_maps(
         "dof": np.where(status == ESTIMATED, float(model.factor.dof), np.nan),
         "voxel_status": status,
     }
+
+
+def estimate(
+    moments: Moments, model: Model, weights: FloatArray
+) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Effect of a contrast and its covariance in every voxel.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of a whole run, V voxels.
+    model : Model
+    weights : (q, r) array
+        The contrast in the basis, from `DesignFactor.contrast_in_basis`.
+
+    Returns
+    -------
+    effect : (q, V) array
+    covariance : (q, q, V) array
+    status : (V,) int8 array
+    """
+    q, n_voxels = weights.shape[0], moments.reference.size
+    effect = np.empty((q, n_voxels))
+    covariance = np.empty((q, q, n_voxels))
+    status = np.empty(n_voxels, dtype=np.int8)
+    for part in voxel_blocks(n_voxels):
+        solution = solve(moments.of_voxels(part), model)
+        effect[:, part], covariance[:, :, part] = _contrast(
+            solution, weights, model.factor.constant
+        )
+        status[part] = solution.status
+    return effect, covariance, status
 
 
 def constant_under(weights: FloatArray, constant: FloatArray) -> FloatArray:
