@@ -11,11 +11,14 @@ if TYPE_CHECKING:
         Fit,
         contrast,
         convert,
+        export_nifti,
         fit,
         fixed_effects,
+        open_fit,
         open_maps,
         open_run,
         save,
+        verify,
     )
     from chunkglm.kernels.noise import AR
     from chunkglm.report import plot_montage
@@ -28,15 +31,18 @@ _HOME = {
     "contrast": "chunkglm.glm",
     "convert": "chunkglm.glm",
     "design_from_events": "chunkglm.design",
+    "export_nifti": "chunkglm.glm",
     "fetch_fiac": "chunkglm.datasets",
     "fit": "chunkglm.glm",
     "fixed_effects": "chunkglm.glm",
     "load_design": "chunkglm.design",
+    "open_fit": "chunkglm.glm",
     "open_maps": "chunkglm.glm",
     "open_run": "chunkglm.glm",
     "plot_montage": "chunkglm.report",
     "save": "chunkglm.glm",
     "simulate_fiac": "chunkglm.datasets",
+    "verify": "chunkglm.glm",
 }
 
 __all__ = [
@@ -46,15 +52,18 @@ __all__ = [
     "contrast",
     "convert",
     "design_from_events",
+    "export_nifti",
     "fetch_fiac",
     "fit",
     "fixed_effects",
     "load_design",
+    "open_fit",
     "open_maps",
     "open_run",
     "plot_montage",
     "save",
     "simulate_fiac",
+    "verify",
 ]
 
 

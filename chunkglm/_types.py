@@ -17,7 +17,11 @@ class RunSource(Protocol):
 
     @property
     def path(self) -> str:
-        """Where it lies, for messages and for opening it again."""
+        """Where it lies, for messages."""
+
+    @property
+    def token(self) -> str:
+        """Tells this state of this run from any other."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -53,7 +57,7 @@ class RunSource(Protocol):
 
     @property
     def forward_only(self) -> bool:
-        """Whether any part can be reached only by reading all that comes before it."""
+        """Whether it is best read once, from start to end: compressed, or behind a URL."""
 
     @property
     def plane_unit(self) -> int:

@@ -1,7 +1,7 @@
 """NIfTI runs through xarray's own door: ``xr.open_dataset("bold.nii.gz", engine="nifti")``."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,21 @@ class NiftiBackendEntrypoint(BackendEntrypoint):
         *,
         drop_variables: str | Iterable[str] | None = None,
         t_r: float | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Open a run as a Dataset; nothing but the header is read.
 
         Parameters
         ----------
         filename_or_obj : str or path
-            A ``.nii``, ``.nii.gz`` or ``.hdr``/``.img`` file, four-dimensional.
+            A ``.nii``, ``.nii.gz`` or ``.hdr``/``.img`` file, four-dimensional; or a URL of the
+            first two, such as ``s3://bucket/bold.nii.gz``.
         drop_variables : str or iterable of str, optional
             Variables or coordinates to leave out.
         t_r : float, optional
             Repetition time in seconds, in place of the header's.
+        storage_options : mapping, optional
+            Passed to fsspec with a URL.
 
         Returns
         -------
@@ -66,10 +70,10 @@ class NiftiBackendEntrypoint(BackendEntrypoint):
         from chunkglm.io.nifti import open_nifti
         from chunkglm.lazy.runs import scaled_dtype
 
-        path = _local_path(filename_or_obj)
-        source = open_nifti(path)
+        path = _path(filename_or_obj)
+        source = open_nifti(path, storage_options)
         # What it is called has one home; the header is read twice for that, its data not once.
-        run = open_run(path, t_r=t_r)
+        run = open_run(path, t_r=t_r, storage_options=storage_options)
         data = indexing.LazilyIndexedArray(RunArray(source, scaled_dtype(source)))
         chunks = dict(zip(run.dims, source.chunks, strict=True))
         bold = xr.Variable(run.dims, data, run.attrs, {"preferred_chunks": chunks})
@@ -150,19 +154,14 @@ def _blocks(source: RunSource, planes: range, volumes: IntArray) -> Iterator[tup
     block : (t, z, y, x) array
         In the file's dtype, unscaled. Every volume asked for is in one block, others may be too.
     """
-    stop, depth, length = int(volumes[-1]) + 1, source.shape[2], source.chunks[3]
+    stop, length = int(volumes[-1]) + 1, source.chunks[3]
     pieces = [
         range(stretch[0] + part.start, stretch[0] + part.stop)
         for stretch in np.split(volumes, np.flatnonzero(np.diff(volumes) > 1) + 1)
         for part in even_blocks(len(stretch), length)
     ]
-    # In planes: a range of volumes is read whole, from the start when compressed; a pass over the
-    # run goes by every volume, and when compressed by every plane.
-    if source.forward_only:
-        apart, passing = depth * sum(p.stop for p in pieces), depth * stop
-    else:
-        apart, passing = depth * volumes.size, len(planes) * stop
-    if apart <= passing:
+    # In volumes: where all that comes before has to be read too, one pass for several pieces.
+    if not source.forward_only or sum(p.stop for p in pieces) <= stop:
         for piece in pieces:
             yield int(piece.start), source.read(planes, int(piece.start), int(piece.stop))
         return
@@ -180,13 +179,14 @@ def _selector(index: IntArray) -> slice | IntArray:
     return index
 
 
-def _local_path(filename_or_obj: Any) -> Path:
+def _path(filename_or_obj: Any) -> str | Path:
+    from chunkglm.io.files import is_url
+
     if not isinstance(filename_or_obj, (str, os.PathLike)):
         kind = type(filename_or_obj).__name__
         msg = f"engine 'nifti' opens files by their path, but got {kind}"
         raise ImageError(msg)
     name = str(os.fspath(filename_or_obj))
-    if "://" in name:
-        msg = f"{name}: engine 'nifti' opens local files, but this is a URL; download it first"
-        raise ImageError(msg)
+    if is_url(name):
+        return name
     return Path(name).expanduser()

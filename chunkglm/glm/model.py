@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,127 +10,19 @@ import numpy as np
 import xarray as xr
 
 from chunkglm._types import FloatArray
-from chunkglm.design import Design, load_design
+from chunkglm.design import Design, check_repetition_time, load_design
 from chunkglm.errors import DesignError, ImageError
+from chunkglm.glm.fitted import Fit
 from chunkglm.glm.masks import load_mask
-from chunkglm.glm.runs import check_t_r, open_run, untouched_source
-from chunkglm.glm.space import Grid, grid_of_attrs, short_header
-from chunkglm.kernels.estimate import OUTSIDE_MASK, Model, model_maps
+from chunkglm.glm.runs import open_run, untouched_source
+from chunkglm.glm.space import Grid, grid_of, short_header
 from chunkglm.kernels.factor import DesignFactor, factor_design
-from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import AR, parse_noise
 from chunkglm.kernels.smoothing import sigma_in_voxels
-from chunkglm.lazy.graph import Field
-from chunkglm.lazy.maps import maps_of_moments
 from chunkglm.lazy.moments import Slabs, make_slabs, moments_of_array, moments_of_source
 from chunkglm.plan import moment_bytes
 from chunkglm.plan import slabs as plan_slabs
-from chunkglm.schema import MODEL_MAPS, MOMENTS, REGRESSOR, SPACE, TIME, VOXEL_STATUS
-
-FILLS = {"voxel_status": float(OUTSIDE_MASK)}
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Fit:
-    """A fitted run, lazy: its moments, and the model under which they are read.
-
-    Made by `fit`. Nothing is computed until something taken from it is.
-    """
-
-    dataset: xr.Dataset  # moments, over the voxels of the mask
-    design: Design
-    noise: AR
-    scaling: str | None
-    grid: Grid
-    slabs: Slabs
-    factor: DesignFactor
-
-    @property
-    def dof(self) -> int:
-        """Residual degrees of freedom: volumes minus the rank of the design."""
-        return self.factor.dof
-
-    @property
-    def model(self) -> Model:
-        """What the kernels need beside the moments."""
-        return Model(self.factor, self.noise, self.scaling == "percent")
-
-    @property
-    def moments(self) -> dict[str, da.Array]:
-        """The moments as dask arrays, one chunk per slab of voxels."""
-        chunks = self.slabs.voxel_chunks
-        found = {}
-        for name in Moments._fields:
-            data = self.dataset[name].data
-            if not isinstance(data, da.Array):
-                data = da.from_array(data, chunks=(*data.shape[:-1], chunks))
-            found[name] = data.rechunk({data.ndim - 1: chunks})
-        return found
-
-    def load(self) -> "Fit":
-        """Compute the moments once and hold them in memory.
-
-        Returns
-        -------
-        Fit
-            From which every contrast is taken without reading the run again. A tenth of the size
-            of the data, about.
-        """
-        return _replace_dataset(self, self.dataset.compute())
-
-    @property
-    def beta(self) -> xr.DataArray:
-        """Coefficients, (regressor, x, y, z), in the units of the scaled signal."""
-        return self._maps()["beta"].assign_coords({REGRESSOR: list(self.design.names)})
-
-    @property
-    def sigma2(self) -> xr.DataArray:
-        """Variance of the noise's innovations, (x, y, z)."""
-        return self._maps()["sigma2"]
-
-    @property
-    def ar(self) -> xr.DataArray:
-        """Autoregressive coefficients, (lag, x, y, z); no lag for least squares."""
-        return self._maps()["ar"]
-
-    @property
-    def r_square(self) -> xr.DataArray:
-        """Share of the variance over time that least squares explains, (x, y, z)."""
-        return self._maps()["r_square"]
-
-    @property
-    def voxel_status(self) -> xr.DataArray:
-        """Why a voxel is NaN: 0 estimated, 1 outside the mask, 2 constant, 3 not finite."""
-        return self._maps()["voxel_status"]
-
-    def _maps(self) -> xr.Dataset:
-        specs = {**MODEL_MAPS, VOXEL_STATUS.name: VOXEL_STATUS}
-        leading = {"beta": (len(self.design.names),), "ar": (self.noise.order,)}
-        fields = {n: Field(leading.get(n, ()), spec.dtype) for n, spec in specs.items()}
-        arrays = maps_of_moments(self.moments, self.slabs, model_maps, (self.model,), fields, FILLS)
-        return label_maps(arrays, specs, self.grid)
-
-    def __repr__(self) -> str:
-        """Show what it holds and whether it is computed."""
-        n_voxels = sum(self.slabs.voxel_chunks)
-        lazy = any(isinstance(v.data, da.Array) for v in self.dataset.data_vars.values())
-        shape = " x ".join(str(n) for n in self.slabs.mask.shape)
-        return (
-            f"<chunkglm.Fit of {self.dataset.attrs['run']}\n"
-            f"  {n_voxels} voxels of {shape}, {self.factor.n_scans} volumes, "
-            f"{len(self.design.names)} regressors, {self.dof} degrees of freedom\n"
-            f"  noise {self.noise}, scaling {self.scaling}, smoothing "
-            f"{self.dataset.attrs['smoothing_fwhm'] or 0} mm\n"
-            f"  moments {self.dataset.nbytes / 1e6:.1f} MB in {len(self.slabs.voxel_chunks)} "
-            f"chunks, {'lazy' if lazy else 'in memory'}>"
-        )
-
-
-def _replace_dataset(fitted: Fit, dataset: xr.Dataset) -> Fit:
-    return Fit(
-        dataset, fitted.design, fitted.noise, fitted.scaling, fitted.grid, fitted.slabs,
-        fitted.factor,
-    )  # fmt: skip
+from chunkglm.schema import MOMENTS, SPACE, TIME
 
 
 def fit(
@@ -189,12 +80,15 @@ def fit(
     label = _check_run(run)
     percent = _check_scaling(scaling)
     noise = parse_noise(noise)
-    t_r = check_t_r(t_r) if t_r is not None else run.attrs.get("repetition_time")
-    loaded = load_design(design, n_scans=run.sizes[TIME], t_r=t_r)
+    known = run.attrs.get("repetition_time")
+    t_r = known if t_r is None else check_repetition_time(t_r)
+    loaded = load_design(
+        design, n_scans=run.sizes[TIME], t_r=t_r, volumes=_kept_volumes(run, known)
+    )
     factor = _factor(loaded)
     source = untouched_source(run)
     header = short_header(source.header) if source else None
-    grid = Grid(grid_of_attrs(run.attrs, label).affine, header)
+    grid = Grid(grid_of(run, label).affine, header)
     shape = (run.sizes["x"], run.sizes["y"], run.sizes["z"])
     voxels = load_mask(mask, shape, grid.matrix(), label)
     fwhm = _check_fwhm(smoothing_fwhm)
@@ -211,6 +105,13 @@ def fit(
         arrays = moments_of_array(data, slabs, factor, noise.order, sigma)
     dataset = _moments_dataset(arrays, slabs, label, fwhm)
     return Fit(dataset, loaded, noise, percent, grid, slabs, factor)
+
+
+def _kept_volumes(run: xr.DataArray, t_r: float | None) -> FloatArray | None:
+    """Which volumes of the scan are left, by their times; None where nothing tells."""
+    if t_r is None or TIME not in run.coords:
+        return None
+    return np.asarray(run.coords[TIME], dtype=np.float64) / t_r
 
 
 def _check_run(run: Any) -> str:
@@ -283,11 +184,3 @@ def _moments_dataset(
     variables = {n: (MOMENTS[n].dims, a, MOMENTS[n].attrs()) for n, a in arrays.items()}
     attrs = {"run": run, "smoothing_fwhm": fwhm}
     return xr.Dataset(variables, coords=coords, attrs=attrs)
-
-
-def label_maps(arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid) -> xr.Dataset:
-    """Name the dims of maps and bring their grid along."""
-    variables = {n: (specs[n].dims, a, specs[n].attrs()) for n, a in arrays.items()}
-    shape = next(iter(arrays.values())).shape[-3:]
-    coords = {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
-    return xr.Dataset(variables, coords=coords, attrs=grid.attrs())

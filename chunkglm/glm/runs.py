@@ -1,5 +1,6 @@
 """Runs: opened as lazy arrays, converted to stores."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,25 +8,33 @@ import numpy as np
 import xarray as xr
 
 from chunkglm._types import RunSource
-from chunkglm.errors import DesignError, MemoryLimitError, StoreError
+from chunkglm.design import check_repetition_time
+from chunkglm.errors import MemoryLimitError, StoreError
 from chunkglm.io import open_nifti, open_source
-from chunkglm.lazy.runs import is_untouched, run_array
+from chunkglm.io.files import is_url
+from chunkglm.io.nifti import NiftiRun
+from chunkglm.lazy.runs import run_array, source_of
 from chunkglm.plan import BUFFER_BYTES, BUFFERS_ALIVE, PROCESS_BYTES, store_chunks
 from chunkglm.schema import SPACE, TIME
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
-def open_run(path: str | Path, *, t_r: float | None = None) -> xr.DataArray:
+def open_run(
+    path: Any, *, t_r: float | None = None, storage_options: Mapping[str, Any] | None = None
+) -> xr.DataArray:
     """Open a run as a lazy array; nothing but the header is read.
 
     Parameters
     ----------
-    path : str or Path
-        A store made by `convert`, or a ``.nii``, ``.nii.gz`` or ``.hdr``/``.img`` file. A
-        compressed file can only be read forwards: `fit` reads it once, slices are for looking.
+    path : str, Path or zarr store
+        A store made by `convert`, or a ``.nii``, ``.nii.gz`` or ``.hdr``/``.img`` file; local or
+        behind a URL that fsspec knows. A compressed file can only be read forwards: `fit` reads it
+        once, slices are for looking.
     t_r : float, optional
         Repetition time in seconds, in place of the header's.
+    storage_options : mapping, optional
+        Passed to fsspec with a URL, such as ``{"anon": True}`` for public data on S3.
 
     Returns
     -------
@@ -41,8 +50,8 @@ def open_run(path: str | Path, *, t_r: float | None = None) -> xr.DataArray:
     DesignError
         When `t_r` is not a positive number.
     """
-    source = open_source(path)
-    t_r = check_t_r(t_r) if t_r is not None else source.t_r
+    source = open_source(path, storage_options)
+    t_r = check_repetition_time(t_r) if t_r is not None else source.t_r
     times = np.arange(source.shape[3]) * (t_r or 1.0)
     attrs: dict[str, Any] = {"affine": [list(row) for row in source.affine]}
     if t_r:
@@ -55,55 +64,43 @@ def open_run(path: str | Path, *, t_r: float | None = None) -> xr.DataArray:
     )
 
 
-def check_t_r(t_r: float) -> float:
-    """Repetition time as a float, or an error that says what it was."""
-    try:
-        value = float(t_r)
-    except (TypeError, ValueError):
-        value = -1.0
-    if not (np.isfinite(value) and value > 0):
-        msg = f"t_r must be a positive number of seconds, but got {t_r!r}"
-        raise DesignError(msg)
-    return value
-
-
 def untouched_source(run: xr.DataArray) -> RunSource | None:
     """Return the source of a run that is still as `open_run` gave it, else None."""
-    path = run.attrs.get("source")
-    if not isinstance(path, str) or run.dims != (*SPACE, TIME):
+    # Only dask arrays have chunks; `data` of any other may be read at once by being looked at.
+    if run.chunks is None or run.dims != (*SPACE, TIME):
         return None
-    try:
-        source = open_source(path)
-    except (ValueError, OSError):
-        return None
-    return source if is_untouched(run.data, source) else None
+    return source_of(run.data)
 
 
 def convert(
     source: str | Path,
-    store: str | Path,
+    store: Any,
     *,
     overwrite: bool = False,
     memory_limit: str | int | None = None,
     progress: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> str:
     """Convert a NIfTI run to a chunked zarr store, in one streaming pass.
 
     The store keeps the file's integers and its header, has time contiguous, and appears under its
-    name only when it is whole.
+    name only when it is whole, with a manifest of every chunk's checksum.
 
     Parameters
     ----------
     source : str or Path
-        ``.nii``, ``.nii.gz`` or ``.hdr``/``.img``.
-    store : str or Path
-        Folder to make, by custom ending in ``.zarr``.
+        ``.nii``, ``.nii.gz`` or ``.hdr``/``.img``, or a URL of the first two.
+    store : str, Path or zarr store
+        Folder to make, by custom ending in ``.zarr``, or a URL such as ``s3://bucket/run.zarr``, or
+        any zarr store object.
     overwrite : bool
         Replace a store of that name, once the new one is whole.
     memory_limit : str or int, optional
         Ceiling such as ``"500MB"``, or bytes; the blocks of time are made to fit.
     progress : bool
         Show a progress bar on standard error.
+    storage_options : mapping, optional
+        Passed to fsspec with URLs.
 
     Returns
     -------
@@ -115,37 +112,124 @@ def convert(
     ImageError
         When the source is truncated, corrupt or not NIfTI; nothing is left behind.
     StoreError
-        When something is in the way.
+        When something is in the way, another process is writing it, or there is no room.
     MemoryLimitError
         When not even one volume at a time fits the limit.
     """
     # zarr takes 0.3 s to import, and only stores need it.
-    from chunkglm.io.store import check_destination, write_store
+    from chunkglm.io.commit import check_destination
+    from chunkglm.io.place import place_of
+    from chunkglm.io.store import write_store
 
-    path = Path(store)
-    if path.resolve() == Path(source).resolve():
-        msg = f"{path}: source and store are the same; choose another name for the store"
+    place = place_of(store, storage_options if is_url(store) else None)
+    local = place.folder is not None and place.folder.resolve() == Path(source).resolve()
+    if local or (place.url is not None and place.url.rstrip("/") == str(source).rstrip("/")):
+        msg = f"{place.label}: source and store are the same; choose another name for the store"
         raise StoreError(msg)
-    check_destination(path, overwrite=overwrite)
-    run = open_nifti(source)
-    buffer = BUFFER_BYTES
-    if memory_limit is not None:
-        limit = parse_bytes(memory_limit)
-        buffer = min(buffer, (limit - PROCESS_BYTES) // BUFFERS_ALIVE)
-        if buffer < run.volume_bytes:
-            needed = PROCESS_BYTES + BUFFERS_ALIVE * run.volume_bytes
-            msg = f"{source}: converting needs {needed} bytes of memory, but the limit is {limit}"
-            raise MemoryLimitError(msg)
-    chunks = store_chunks(run.shape, run.dtype.itemsize, buffer)
-    with _progress_bar(run.shape[3], f"convert {Path(source).name}", progress) as bar:
-        write_store(run, path, chunks, overwrite=overwrite, advance=bar.update)
-    return str(path)
+    check_destination(place, overwrite=overwrite)
+    run = open_nifti(source, storage_options)
+    chunks = store_chunks(run.shape, run.dtype.itemsize, _buffer(run, memory_limit))
+    with _progress_bar(run, progress) as bar:
+        write_store(
+            run,
+            place,
+            chunks,
+            overwrite=overwrite,
+            advance=lambda n: bar.update(n * run.volume_bytes),
+        )
+    return place.label
 
 
-def _progress_bar(total: int, label: str, show: bool) -> Any:
+def _buffer(run: NiftiRun, memory_limit: str | int | None) -> int:
+    if memory_limit is None:
+        return BUFFER_BYTES
+    limit = parse_bytes(memory_limit)
+    buffer = min(BUFFER_BYTES, (limit - PROCESS_BYTES) // BUFFERS_ALIVE)
+    if buffer < run.volume_bytes:
+        needed = PROCESS_BYTES + BUFFERS_ALIVE * run.volume_bytes
+        msg = f"{run.path}: converting needs {needed} bytes of memory, but the limit is {limit}"
+        raise MemoryLimitError(msg)
+    return buffer
+
+
+def verify(store: Any, *, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """Read a store whole and compare it with the manifest made when it was written.
+
+    Parameters
+    ----------
+    store : str, Path or zarr store
+        Made by `convert` or `Fit.save`.
+    storage_options : mapping, optional
+        Passed to fsspec with a URL.
+
+    Returns
+    -------
+    list of str
+        What is wrong, each naming the chunk or the metadata; empty when all is as it was written.
+
+    Raises
+    ------
+    StoreError
+        When there is no store.
+    """
+    from chunkglm.io.checked import verify_store
+    from chunkglm.io.place import place_of
+
+    return verify_store(place_of(store, storage_options))
+
+
+def export_nifti(
+    store: Any,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> str:
+    """Turn a store back into the NIfTI file it was made from.
+
+    Parameters
+    ----------
+    store : str, Path or zarr store
+        Made by `convert`.
+    path : str or Path
+        ``.nii``, ``.nii.gz``, or ``.img`` (its ``.hdr`` is written beside it).
+    overwrite : bool
+        Replace a file of that name.
+    storage_options : mapping, optional
+        Passed to fsspec with a URL.
+
+    Returns
+    -------
+    str
+        The path written. Header, extensions and voxels are the original's, byte for byte; what
+        followed the image in the original is not.
+
+    Raises
+    ------
+    StoreError
+        When the store is not complete.
+    ImageError
+        When the file is in the way or cannot be written.
+    """
+    from chunkglm.io.export import write_nifti
+    from chunkglm.io.place import place_of
+    from chunkglm.io.store import open_store
+
+    run = open_store(place_of(store, storage_options))
+    return str(write_nifti(run, Path(path), overwrite=overwrite))
+
+
+def _progress_bar(run: NiftiRun, show: bool) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=label, unit="vol", disable=not show, leave=False)
+    return tqdm(
+        total=run.shape[3] * run.volume_bytes,
+        desc=f"convert {run.name}",
+        unit="B",
+        unit_scale=True,
+        disable=not show,
+        leave=False,
+    )
 
 
 def parse_bytes(amount: str | int) -> int:

@@ -26,10 +26,10 @@ class GzipReader:
     everything before the error first.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
+    def __init__(self, file: Any, begun: bytes = b"") -> None:
+        self._file = file  # opened for reading bytes; closed with the reader
         self._member = _zlib.decompressobj(_GZIP_FORMAT)
-        self._waiting = b""  # compressed, read and not yet used
+        self._waiting = begun  # compressed, read from the file and not yet used
         self._ended = False
         self.garbage = False  # whether bytes that are not gzip follow; known at the end
 
@@ -95,6 +95,6 @@ def check_gzip(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             return
-    with GzipReader(path) as stream:
+    with GzipReader(path.open("rb", buffering=0)) as stream:
         while stream.read(1 << 20):
             pass

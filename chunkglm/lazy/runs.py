@@ -9,6 +9,8 @@ from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, RunSource
 
+_PREFIX = "chunkglm-run-"
+
 
 def run_array(source: RunSource) -> da.Array:
     """Show a run as an array.
@@ -41,6 +43,17 @@ def is_untouched(array: Any, source: RunSource) -> bool:
     return isinstance(array, da.Array) and array.name == _name(source)
 
 
+def source_of(array: Any) -> RunSource | None:
+    """Return the source of an array that is still as `run_array` made it, else None."""
+    if not isinstance(array, da.Array) or not array.name.startswith(_PREFIX):
+        return None
+    task = dict(array.dask.layers.get(array.name, {})).get((array.name, 0, 0, 0, 0))
+    if isinstance(task, tuple) and task[0] is _read_scaled:
+        source: RunSource = task[1]
+        return source if is_untouched(array, source) else None
+    return None  # computed and held in memory
+
+
 def scaled_dtype(source: RunSource) -> np.dtype[Any]:
     """Return the dtype of scaled values: the file's own without scaling, else float64."""
     if (source.slope, source.intercept) == (1.0, 0.0):
@@ -60,7 +73,8 @@ def _read_scaled(source: RunSource, planes: range, first: int, stop: int) -> Any
 
 
 def _name(source: RunSource) -> str:
-    return f"chunkglm-run-{tokenize(source)}"
+    token: str = tokenize(source.token)
+    return _PREFIX + token
 
 
 def _chunk_sizes(n: int, chunk: int) -> tuple[int, ...]:

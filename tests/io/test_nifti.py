@@ -87,6 +87,23 @@ def test_plain_blocks__read_only_the_planes_asked_for(
     assert sum(filled) == run.volume_bytes * SHAPE[3] * 2 // SHAPE[2]
 
 
+def test_read__seeks_the_planes_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import chunkglm.io.nifti as module
+
+    filled: list[int] = []
+    original = module._fill
+
+    def fill(file: object, out: np.ndarray) -> None:
+        filled.append(out.nbytes)
+        original(file, out)
+
+    monkeypatch.setattr(module, "_fill", fill)
+    run = open_nifti(folder / "run.nii")
+    found = run.read(range(2, 4), 5, 9)
+    assert np.array_equal(found.T, make_data()[:, :, 2:4, 5:9])
+    assert filled == [run.volume_bytes * 2 // SHAPE[2]] * 4
+
+
 def test_open_nifti__keeps_the_header_as_it_lies_in_the_file(folder: Path) -> None:
     plain, compressed = open_nifti(folder / "run.nii"), open_nifti(folder / "run.nii.gz")
     assert plain.header == (folder / "run.nii").read_bytes()[:352] == compressed.header
@@ -137,9 +154,9 @@ def test_open_nifti__refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None
         ("text.nii.gz", b"not a gzip file at all\n" * 40),
         ("text.nii", b"not a NIfTI file at all\n" * 40),
         ("zeros.nii", bytes(1000)),
-        ("inside.nii.gz", gzip.compress(b"text that was compressed\n" * 40)),
+        ("inside.nii.gz", gzip.compress(b"text that was compressed\n" * 40, mtime=0)),
         ("short.nii", b"\x5c\x01\x00\x00" + bytes(40)),
-        ("short.nii.gz", gzip.compress(b"\x5c\x01\x00\x00" + bytes(40))),
+        ("short.nii.gz", gzip.compress(b"\x5c\x01\x00\x00" + bytes(40), mtime=0)),
         ("run.csv", b"a,b\n1,2\n"),
         ("noname", b"12345"),
     ],

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunkglm.errors import StoreError
+from chunkglm.io.manifest import NAME, Manifest, read_manifest
 from chunkglm.io.nifti import open_nifti
-from chunkglm.io.store import BOLD, open_store, write_store
+from chunkglm.io.place import place_of
+from chunkglm.io.store import BOLD, StoreRun, write_store
+from chunkglm.io.store import open_store as open_place
 
 CHUNKS = (5, 4, 2, 10)
 FULL = range(SHAPE[2])
+
+
+def open_store(path: Path) -> StoreRun:
+    return open_place(place_of(path))
 
 
 def ignore(_: int) -> None:
@@ -28,7 +36,8 @@ def ignore(_: int) -> None:
 
 def make_store(folder: Path, chunks: Any = CHUNKS, name: str = "run.zarr", **kwargs: Any) -> Path:
     run = open_nifti(write_run(folder / "source.nii", **kwargs))
-    return write_store(run, folder / name, chunks, overwrite=True, advance=ignore)
+    write_store(run, place_of(folder / name), chunks, overwrite=True, advance=ignore)
+    return folder / name
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +52,16 @@ def store(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "run.zarr"
 
 
-def edit_json(path: Path, change: Any) -> None:
-    found = json.loads(path.read_text())
-    change(found)
-    path.write_text(json.dumps(found))
+def edit_attributes(store: Path, change: Any) -> None:
+    """Change a store's attributes, and its manifest with them, as another version might write."""
+    metadata, manifest = store / "zarr.json", store / BOLD / NAME
+    found = json.loads(metadata.read_text())
+    change(found["attributes"])
+    metadata.write_text(json.dumps(found))
+    entries = dict(read_manifest(place_of(store).open(read_only=True), str(store)).entries)
+    content = metadata.read_bytes()
+    entries["zarr.json"] = (len(content), zlib.crc32(content))
+    manifest.write_bytes(Manifest(entries, f"{BOLD}/{NAME}").to_bytes())
 
 
 # --- what is read -----------------------------------------------------------------------------
@@ -123,12 +138,12 @@ def test_open_store__refuses_what_is_not_there_or_not_a_store(tmp_path: Path) ->
     for name in ("none", "file", "empty", "text", "list", "array", "group"):
         with pytest.raises(StoreError) as caught:
             open_store(tmp_path / f"{name}.zarr")
-        one_line(caught.value, tmp_path / f"{name}.zarr", "convert")
+        one_line(caught.value, tmp_path / f"{name}.zarr", "make ")
 
 
 @pytest.mark.parametrize("value", [None, 0, 2, "1"])
 def test_open_store__refuses_other_formats(store: Path, value: object) -> None:
-    edit_json(store / "zarr.json", lambda j: j["attributes"].update(chunkglm_format=value))
+    edit_attributes(store, lambda a: a.update(chunkglm_format=value))
     with pytest.raises(StoreError) as caught:
         open_store(store)
     one_line(caught.value, store, repr(value), "format 1")
@@ -136,10 +151,10 @@ def test_open_store__refuses_other_formats(store: Path, value: object) -> None:
 
 @pytest.mark.parametrize("name", ["affine", "repetition_time", "nifti_header", "written"])
 def test_open_store__refuses_missing_attributes(store: Path, name: str) -> None:
-    edit_json(store / "zarr.json", lambda j: j["attributes"].pop(name))
+    edit_attributes(store, lambda a: a.pop(name))
     with pytest.raises(StoreError) as caught:
         open_store(store)
-    one_line(caught.value, store, name, "convert the run again")
+    one_line(caught.value, store, name, "make the store again")
 
 
 @pytest.mark.parametrize(
@@ -152,24 +167,24 @@ def test_open_store__refuses_missing_attributes(store: Path, name: str) -> None:
     ],
 )
 def test_open_store__refuses_damaged_attributes(store: Path, name: str, value: object) -> None:
-    edit_json(store / "zarr.json", lambda j: j["attributes"].update({name: value}))
+    edit_attributes(store, lambda a: a.update({name: value}))
     with pytest.raises(StoreError) as caught:
         open_store(store)
-    one_line(caught.value, store, "convert the run again")
+    one_line(caught.value, store, "make the store again")
 
 
 def test_open_store__refuses_a_group_without_the_run(store: Path) -> None:
     shutil.rmtree(store / BOLD)
     with pytest.raises(StoreError) as caught:
         open_store(store)
-    one_line(caught.value, store, BOLD)
+    one_line(caught.value, store, NAME)
 
 
 def test_open_store__refuses_a_store_with_a_missing_chunk(store: Path) -> None:
     (store / BOLD / "c/0/0/1/2").unlink()
     with pytest.raises(StoreError) as caught:
         open_store(store)
-    one_line(caught.value, store, "1 of 9 chunks are missing", "convert the run again")
+    one_line(caught.value, store, "1 of 13 keys (chunks and metadata) are missing", "c/0/0/1/2")
 
 
 # --- what happens to it after it was opened ---------------------------------------------------
@@ -199,7 +214,7 @@ def test_read__refuses_a_chunk_that_cannot_be_decoded(store: Path, content: byte
     (store / BOLD / "c/0/0/1/2").write_bytes(content)
     with pytest.raises(StoreError) as caught:
         open_store(store).read(FULL, 0, 30)
-    one_line(caught.value, store, "chunk")
+    one_line(caught.value, store, "bold/c/0/0/1/2", "make the store again")
 
 
 def test_read__refuses_a_truncated_chunk(store: Path) -> None:
@@ -207,7 +222,7 @@ def test_read__refuses_a_truncated_chunk(store: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-20])
     with pytest.raises(StoreError) as caught:
         open_store(store).read(FULL, 0, 30)
-    one_line(caught.value, store, "chunk")
+    one_line(caught.value, store, "bold/c/0/0/1/2", "make the store again")
 
 
 def test_read__refuses_a_store_that_was_written_anew(tmp_path: Path) -> None:
@@ -270,9 +285,10 @@ def test_write_store__leaves_the_old_store_whole_when_renaming_fails(
 
     monkeypatch.setattr(Path, "rename", rename)
     run = open_nifti(write_run(tmp_path / "other.nii", make_data(seed=1)))
-    with pytest.raises(OSError, match="Input/output"):
-        write_store(run, path, CHUNKS, overwrite=True, advance=ignore)
+    with pytest.raises(StoreError) as caught:
+        write_store(run, place_of(path), CHUNKS, overwrite=True, advance=ignore)
     monkeypatch.undo()
+    one_line(caught.value, path, "Input/output error", "unchanged")
     assert np.array_equal(open_store(path).read(FULL, 0, 30).T, make_data())
     assert names_in(tmp_path) == ["other.nii", "run.zarr", "source.nii"]
 
@@ -281,7 +297,7 @@ def test_write_store__replaces_the_store_that_a_link_points_to(tmp_path: Path) -
     target = make_store(tmp_path, name="target.zarr")
     (tmp_path / "link.zarr").symlink_to(target)
     run = open_nifti(write_run(tmp_path / "other.nii", make_data(seed=1)))
-    write_store(run, tmp_path / "link.zarr", CHUNKS, overwrite=True, advance=ignore)
+    write_store(run, place_of(tmp_path / "link.zarr"), CHUNKS, overwrite=True, advance=ignore)
     assert (tmp_path / "link.zarr").is_symlink()
     assert np.array_equal(open_store(target).read(FULL, 0, 30).T, make_data(seed=1))
     assert names_in(tmp_path) == ["link.zarr", "other.nii", "source.nii", "target.zarr"]

@@ -1,0 +1,259 @@
+"""A fitted run: its moments, the model under which they are read, and the maps they give."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from chunkglm.design import Design
+from chunkglm.glm.space import Grid, grid_of_attrs
+from chunkglm.glm.stored import read_dataset, small, write_dataset
+from chunkglm.kernels.estimate import model_maps
+from chunkglm.kernels.factor import DesignFactor
+from chunkglm.kernels.moments import Moments
+from chunkglm.kernels.noise import AR
+from chunkglm.kernels.solve import OUTSIDE_MASK, Model
+from chunkglm.lazy.graph import Field
+from chunkglm.lazy.maps import maps_of_moments
+from chunkglm.lazy.moments import Slabs, make_slabs
+from chunkglm.schema import MODEL_MAPS, MOMENTS, REGRESSOR, SPACE, TIME, VOXEL, VOXEL_STATUS
+
+FILLS = {"voxel_status": float(OUTSIDE_MASK)}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Fit:
+    """A fitted run, lazy: its moments, and the model under which they are read.
+
+    Made by `fit`. Nothing is computed until something taken from it is.
+    """
+
+    dataset: xr.Dataset  # moments, over the voxels of the mask
+    design: Design
+    noise: AR
+    scaling: str | None
+    grid: Grid
+    slabs: Slabs
+    factor: DesignFactor
+
+    @property
+    def dof(self) -> int:
+        """Residual degrees of freedom: volumes minus the rank of the design."""
+        return self.factor.dof
+
+    @property
+    def model(self) -> Model:
+        """What the kernels need beside the moments."""
+        return Model(self.factor, self.noise, self.scaling == "percent")
+
+    @property
+    def moments(self) -> dict[str, da.Array]:
+        """The moments as dask arrays, one chunk per slab of voxels."""
+        chunks = self.slabs.voxel_chunks
+        found = {}
+        for name in Moments._fields:
+            data = self.dataset[name].data
+            if not isinstance(data, da.Array):
+                data = da.from_array(data, chunks=(*data.shape[:-1], chunks))
+            found[name] = data.rechunk({data.ndim - 1: chunks})
+        return found
+
+    def load(self) -> "Fit":
+        """Compute the moments once and hold them in memory.
+
+        Returns
+        -------
+        Fit
+            From which every contrast is taken without reading the run again. A tenth of the size
+            of the data, about.
+        """
+        return replace(self, dataset=self.dataset.compute())
+
+    def save(
+        self,
+        path: Any,
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Compute the moments and store them; `open_fit` takes contrasts from there.
+
+        Parameters
+        ----------
+        path : str, Path or zarr store
+            Folder to make, by custom ending in ``.zarr``, or a URL, or a zarr store object.
+        overwrite : bool
+            Replace a store of that name, once the new one is whole.
+        storage_options : mapping, optional
+            Passed to fsspec with a URL.
+
+        Returns
+        -------
+        str
+            The store's path.
+
+        Raises
+        ------
+        StoreError
+            When something is in the way, another process is writing it, or there is no room.
+        """
+        return write_dataset(stored_form(self), path, overwrite, storage_options)
+
+    @property
+    def beta(self) -> xr.DataArray:
+        """Coefficients, (regressor, x, y, z), in the units of the scaled signal."""
+        return self._maps()["beta"].assign_coords({REGRESSOR: list(self.design.names)})
+
+    @property
+    def sigma2(self) -> xr.DataArray:
+        """Variance of the noise's innovations, (x, y, z)."""
+        return self._maps()["sigma2"]
+
+    @property
+    def ar(self) -> xr.DataArray:
+        """Autoregressive coefficients, (lag, x, y, z); no lag for least squares."""
+        return self._maps()["ar"]
+
+    @property
+    def r_square(self) -> xr.DataArray:
+        """Share of the variance over time that least squares explains, (x, y, z)."""
+        return self._maps()["r_square"]
+
+    @property
+    def voxel_status(self) -> xr.DataArray:
+        """Why a voxel is NaN: 1 outside the mask, 2 constant, 3 not finite, 4 nothing left over."""
+        return self._maps()["voxel_status"]
+
+    def _maps(self) -> xr.Dataset:
+        specs = {**MODEL_MAPS, VOXEL_STATUS.name: VOXEL_STATUS}
+        leading = {"beta": (len(self.design.names),), "ar": (self.noise.order,)}
+        fields = {n: Field(leading.get(n, ()), spec.dtype) for n, spec in specs.items()}
+        arrays = maps_of_moments(self.moments, self.slabs, model_maps, (self.model,), fields, FILLS)
+        return label_maps(arrays, specs, self.grid)
+
+    def __repr__(self) -> str:
+        """Show what it holds and whether it is computed."""
+        n_voxels = sum(self.slabs.voxel_chunks)
+        lazy = any(isinstance(v.data, da.Array) for v in self.dataset.data_vars.values())
+        shape = " x ".join(str(n) for n in self.slabs.mask.shape)
+        return (
+            f"<chunkglm.Fit of {self.dataset.attrs['run']}\n"
+            f"  {n_voxels} voxels of {shape}, {self.factor.n_scans} volumes, "
+            f"{len(self.design.names)} regressors, {self.dof} degrees of freedom\n"
+            f"  noise {self.noise}, scaling {self.scaling}, smoothing "
+            f"{self.dataset.attrs['smoothing_fwhm'] or 0} mm\n"
+            f"  moments {self.dataset.nbytes / 1e6:.1f} MB in {len(self.slabs.voxel_chunks)} "
+            f"chunks, {'lazy' if lazy else 'in memory'}>"
+        )
+
+
+def label_maps(arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid) -> xr.Dataset:
+    """Name the dims of maps and bring their grid along."""
+    variables = {n: (specs[n].dims, a, specs[n].attrs()) for n, a in arrays.items()}
+    shape = next(iter(arrays.values())).shape[-3:]
+    coords = {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
+    return xr.Dataset(variables, coords=coords, attrs=grid.attrs())
+
+
+FIT = "fit"
+
+
+def stored_form(fitted: Fit) -> xr.Dataset:
+    """Return a fit as one Dataset: moments, design, and its factor as it was.
+
+    The factor is kept, not made again: another BLAS may choose another basis of the same space,
+    and the moments are those of this one.
+    """
+    widest = max(fitted.slabs.voxel_chunks)
+    dataset = fitted.dataset.chunk({VOXEL: widest})
+    factor = {
+        f"factor_{f.name}": np.asarray(getattr(fitted.factor, f.name)) for f in fields(DesignFactor)
+    }
+    variables: dict[Any, Any] = {
+        # zarr keeps no arrays without elements; there are none of rank 0 elsewhere.
+        name: ([f"{name}_{axis}" for axis in range(values.ndim)], values)
+        for name, values in factor.items()
+        if values.size
+    }
+    edges = [p.start for p in fitted.slabs.planes] + [fitted.slabs.mask.shape[2]]
+    return dataset.assign(
+        design=((TIME, REGRESSOR), fitted.design.values),
+        **variables,
+    ).assign_attrs(
+        holds=FIT,
+        regressors=list(fitted.design.names),
+        design_source=fitted.design.source,
+        noise_order=fitted.noise.order,
+        noise_bins=fitted.noise.bins,
+        scaling=fitted.scaling,
+        shape=list(fitted.slabs.mask.shape),
+        slab_edges=edges,
+        written=secrets.token_hex(16),
+        **fitted.grid.attrs(),
+    )
+
+
+def fit_of_stored(dataset: xr.Dataset, label: str) -> Fit:
+    """Return the fit that `stored_form` described; its moments stay lazy."""
+    attrs = dataset.attrs
+    mask = np.zeros(attrs["shape"], dtype=bool)
+    mask[tuple(small(dataset, name) for name in SPACE)] = True
+    edges = attrs["slab_edges"]
+    planes = [range(a, b) for a, b in pairwise(edges)]
+    design = Design(small(dataset, "design"), tuple(attrs["regressors"]), attrs["design_source"])
+    moments = dataset[list(MOMENTS)]
+    moments.attrs = {name: attrs[name] for name in ("run", "smoothing_fwhm")}
+    return Fit(
+        moments,
+        design,
+        AR(attrs["noise_order"], bins=attrs["noise_bins"]),
+        attrs["scaling"],
+        grid_of_attrs(attrs, label),
+        make_slabs(mask, planes),
+        _factor_of(dataset),
+    )
+
+
+def _factor_of(dataset: xr.Dataset) -> DesignFactor:
+    found: dict[str, Any] = {}
+    for f in fields(DesignFactor):
+        name = f"factor_{f.name}"
+        found[f.name] = small(dataset, name) if name in dataset else None
+    rank, n_columns = int(found["rank"]), found["pivots"].size
+    if found["implied"] is None:
+        found["implied"] = np.zeros((rank, n_columns - rank))
+    found["rank"], found["constant_in_span"] = rank, bool(found["constant_in_span"])
+    return DesignFactor(**found)
+
+
+def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> Fit:
+    """Open a fit that `Fit.save` stored; contrasts are taken from it with no image data.
+
+    Parameters
+    ----------
+    path : str, Path or zarr store
+        A folder, a URL that fsspec knows, or a zarr store object.
+    storage_options : mapping, optional
+        Passed to fsspec with a URL.
+
+    Returns
+    -------
+    Fit
+        Lazy: moments are read, and checked, when something taken from it is computed.
+
+    Raises
+    ------
+    StoreError
+        When it is not there, not complete, or not a fit.
+    """
+    # zarr takes 0.3 s to import, and only stores need it.
+    from chunkglm.io.checked import damage_told
+
+    dataset, label = read_dataset(path, FIT, storage_options)
+    with damage_told(label):
+        return fit_of_stored(dataset, label)

@@ -1,0 +1,167 @@
+"""Files on disk or behind a URL, opened for reading; nothing here writes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from chunkglm.errors import ChunkglmError, ImageError
+
+# Bytes fetched ahead of a reader that goes forwards through a remote file.
+_AHEAD = 8 << 20
+
+WEB = ("http://", "https://")
+
+# What file systems call the thing that changes when a file is rewritten, the surest first.
+_STAMPS = (
+    "ETag", "etag", "generation", "version_id", "LastModified", "Last-Modified", "last_modified",
+    "mtime", "modified", "created",
+)  # fmt: skip
+
+
+def is_url(path: object) -> bool:
+    """Whether a path is a URL such as ``s3://bucket/run.nii.gz`` and not a file of that name."""
+    text = str(path)
+    return "://" in text and not Path(text).exists()
+
+
+class NoPartsError(ImageError):
+    """A web server that gives a file only whole was asked for a part."""
+
+
+class RemoteFile:
+    """A file behind a URL; whatever the network does is told in one line that names the file."""
+
+    def __init__(self, file: Any, url: str) -> None:
+        self._file, self._url = file, url
+
+    def __enter__(self) -> "RemoteFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, n_bytes: int) -> bytes:
+        """Read `n_bytes`, or what is left of the file."""
+        pieces = []
+        with reaching(self._url):
+            # A stream hands out what has arrived, however little that is.
+            while n_bytes > 0 and (piece := self._file.read(n_bytes)):
+                pieces.append(piece)
+                n_bytes -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def readinto(self, out: memoryview) -> int:
+        """Read into memory; returns the number of bytes, 0 at the end."""
+        piece = self.read(len(out))
+        out[: len(piece)] = piece
+        return len(piece)
+
+    def seek(self, n_bytes: int, whence: int = 0) -> None:
+        """Go to a byte; nothing is fetched until it is read."""
+        with reaching(self._url):
+            self._file.seek(n_bytes, whence)
+
+    def close(self) -> None:
+        """Close it; that the far end is gone is no news then."""
+        with suppress(Exception):
+            self._file.close()
+
+
+def open_file(
+    path: str, options: Mapping[str, Any], *, forwards: bool = True, ahead: int = _AHEAD
+) -> Any:
+    """Open for reading bytes.
+
+    Parameters
+    ----------
+    path : str
+        A local path, or a URL that fsspec knows.
+    options : mapping
+        Passed to fsspec with a URL.
+    forwards : bool
+        Whether it is read from the start, without seeking.
+    ahead : int
+        Bytes of a remote file to fetch beyond those asked for.
+
+    Raises
+    ------
+    ImageError
+        When a URL cannot be opened; the message names it and the cause.
+    OSError
+        When a local file cannot be opened.
+    """
+    if not is_url(path):
+        return Path(path).open("rb", buffering=0)
+    with reaching(path):
+        found, inside = file_system(path, options)
+        if forwards and path.startswith(WEB):
+            # One request for all of it: many servers give no parts of a file.
+            opened = found.open(inside, "rb", block_size=0)
+        else:
+            opened = found.open(inside, "rb", block_size=ahead, cache_type="readahead")
+    return RemoteFile(opened, path)
+
+
+def stamp(path: str, options: Mapping[str, Any]) -> tuple[int, str]:
+    """Size in bytes, and a text that differs once the file has been rewritten."""
+    if not is_url(path):
+        found = Path(path).stat()
+        return found.st_size, str(found.st_mtime_ns)
+    with reaching(path):
+        found_in, inside = file_system(path, options)
+        # Listings are remembered by file systems such as s3fs, and would tell of the old file.
+        found_in.invalidate_cache(inside)
+        info = found_in.info(inside)
+    if info.get("size") is None:
+        msg = f"{path}: the server does not tell the file's size; download it first"
+        raise ImageError(msg)
+    told = next((str(info[name]) for name in _STAMPS if info.get(name) is not None), "")
+    return int(info["size"]), told
+
+
+def file_system(path: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path inside."""
+    # fsspec takes 0.1 s to import, and local files do not need it.
+    from fsspec.core import url_to_fs
+
+    found: tuple[Any, str] = url_to_fs(path, **options)
+    return found
+
+
+@contextmanager
+def reaching(label: str, kind: type[ChunkglmError] = ImageError) -> Iterator[None]:
+    """Turn whatever goes wrong behind a URL into one line that names it.
+
+    Parameters
+    ----------
+    label : str
+        What the message calls it.
+    kind : type
+        Of the error raised.
+
+    Raises
+    ------
+    ChunkglmError
+        Of that kind. File systems raise errors of their own libraries, which have no base in
+        common: botocore's, aiohttp's, those of the system.
+    """
+    try:
+        yield
+    except ChunkglmError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and "range requests" in str(error):
+            raise NoPartsError(_why(label, error)) from error
+        raise kind(_why(label, error)) from error
+
+
+def _why(label: str, error: Exception) -> str:
+    cause = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        return f"{label}: is not there ({cause}); check the address"
+    if isinstance(error, PermissionError):
+        return f"{label}: access is denied ({cause}); check the credentials in storage_options"
+    name = type(error).__name__
+    cause = f"{name}: {cause}" if cause and cause != name else name
+    return f"{label}: cannot be reached ({cause}); check address, network and storage_options"
