@@ -104,7 +104,14 @@ def test_slabs__without_voxels_are_not_cut_up(voxels: list[int], size: int, unit
 def test_block_volumes__keep_their_bounds(n: int, scans: int) -> None:
     found = block_volumes(n, scans)
     assert 1 <= found <= scans
-    assert found == 1 or 8 * n * found <= plan.SERIES_BYTES
+    smallest = min(plan.SMALLEST_BLOCK, scans)
+    assert found == smallest or 8 * n * found <= plan.SERIES_BYTES
+
+
+@given(volume=st.integers(1, 10**9), scans=st.integers(1, 20_000))
+def test_block_volumes__bound_what_is_read_whatever_the_mask(volume: int, scans: int) -> None:
+    found = block_volumes(1, scans, volume)
+    assert found == 1 or volume * found <= plan.LARGEST_BLOCK_BYTES
 
 
 @pytest.mark.parametrize(("rank", "lags"), [(1, 0), (12, 0), (12, 1), (300, 1), (5, 3)])

@@ -13,6 +13,7 @@ from chunkglm.kernels.voxels import scatter
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks, block_keys
 from chunkglm.lazy.moments import Slabs
+from chunkglm.plan import even_blocks, map_planes
 
 VoxelFunction = Callable[..., Mapping[str, AnyArray]]
 
@@ -95,7 +96,10 @@ class _EmptySlab:
 
     def __call__(self) -> dict[str, AnyArray]:
         return {
-            name: np.full((*f.leading, *self.shape), self.fills.get(name, np.nan), dtype=f.dtype)
+            # One number shown everywhere: maps of a small mask are mostly these.
+            name: np.broadcast_to(
+                np.asarray(self.fills.get(name, np.nan), dtype=f.dtype), (*f.leading, *self.shape)
+            )
             for name, f in self.fields.items()
         }
 
@@ -133,5 +137,11 @@ def maps_of_maps(
 
 
 def _common_slabs(inputs: Sequence[da.Array]) -> tuple[int, ...]:
-    """Chunks of z that suit all inputs: those of the one cut into most slabs."""
-    return max((a.chunks[-1] for a in inputs), key=len)
+    """Chunks of z that suit all inputs: those of the one cut into most slabs, cut further if large.
+
+    A kernel holds several times what it is given; maps read from files come in one piece.
+    """
+    finest = max((a.chunks[-1] for a in inputs), key=len)
+    plane_bytes = sum(a.nbytes for a in inputs) // inputs[0].shape[-1]
+    most = map_planes(plane_bytes)
+    return tuple(len(part) for slab in finest for part in even_blocks(slab, most))

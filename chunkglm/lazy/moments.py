@@ -5,15 +5,16 @@ from functools import partial
 from typing import Any
 
 import dask.array as da
+import numpy as np
 from dask.base import tokenize
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, RunSource
 from chunkglm.kernels.factor import DesignFactor
-from chunkglm.kernels.moments import Moments, add_block, copy_of, in_units, of_block
+from chunkglm.kernels.moments import Moments, copy_of, no_moments
 from chunkglm.kernels.voxels import VoxelSelection, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks
-from chunkglm.lazy.runs import scaled
+from chunkglm.lazy.passes import add_volumes, moments_in_one_pass
 from chunkglm.plan import block_volumes, even_blocks
 
 
@@ -81,7 +82,7 @@ def moments_of_source(
         One for each field of `Moments`, chunked over voxels.
     """
     shifted = factor.shifted_basis(n_lags)
-    name = "moments-" + tokenize(source, slabs.mask, slabs.planes, shifted, sigma)
+    name = "moments-" + tokenize(source.token, slabs.mask, slabs.planes, shifted, sigma)
     tasks: dict[Any, Any] = {(name, "basis"): shifted}
     keys = [(name, i) for i in range(len(slabs.occupied))]
     if source.forward_only:
@@ -97,52 +98,6 @@ def moments_of_source(
             tasks[key] = (_slab_as_fields, source, selection, (name, "basis"))
     fields = moments_fields(factor.rank, n_lags)
     return arrays_of_tasks(name, tasks, keys, fields, (slabs.voxel_chunks,), [])
-
-
-def moments_in_one_pass(
-    source: RunSource, selection: VoxelSelection, shifted_basis: FloatArray
-) -> Moments:
-    """Read a run forwards, once, and add up the moments of the selected voxels.
-
-    Parameters
-    ----------
-    source : RunSource
-    selection : VoxelSelection
-    shifted_basis : (p + 1, r, T) array
-
-    Returns
-    -------
-    Moments
-        In the units of the scaled run.
-    """
-    n_scans = source.shape[3]
-    n_volumes = block_volumes(selection.n_voxels, n_scans)
-    integers = source.dtype.kind in "iub"
-    moments = None
-    # One buffer for all blocks: fresh memory costs more to touch than the gathering itself.
-    buffer = selection.buffer(n_volumes)
-    with one_blas_thread():
-        for first, block in source.blocks(selection.planes, n_volumes):
-            # Integers are added up as stored and scaled once at the end; floats are scaled first,
-            # for a sample that is not finite counts as 0 of the scaled values when smoothing.
-            values = block if integers else scaled(block, source)
-            # A store's block of time may be longer than what is held as float64 at once.
-            for part in even_blocks(block.shape[0], n_volumes):
-                series = selection.series(values[part.start : part.stop], buffer)
-                moments = _extended(moments, series, shifted_basis, first + part.start)
-    assert moments is not None  # noqa: S101 - a run has volumes
-    return in_units(moments, source.slope, source.intercept) if integers else moments
-
-
-def _extended(
-    before: Moments | None, series: AnyArray, shifted_basis: FloatArray, first: int
-) -> Moments:
-    """Add a block in place; the run's first volume becomes the reference."""
-    rows = shifted_basis[:, :, first : first + series.shape[0]]
-    if before is None:
-        return of_block(series, rows)
-    add_block(before, series, rows, first)
-    return before
 
 
 def _slab_as_fields(
@@ -181,9 +136,10 @@ def moments_of_array(
     for i, slab in enumerate(slabs.occupied):
         selection = select_voxels(slabs.mask, slabs.planes[slab], sigma)
         tasks[(name, "selection", i)] = selection
-        n_volumes = block_volumes(slabs.n_voxels[slab], factor.n_scans)
-        times = tuple(len(b) for b in even_blocks(factor.n_scans, n_volumes))
         part = run[:, :, selection.planes.start : selection.planes.stop]
+        volume = part.nbytes // factor.n_scans
+        n_volumes = block_volumes(slabs.n_voxels[slab], factor.n_scans, volume)
+        times = tuple(len(b) for b in even_blocks(factor.n_scans, n_volumes))
         part = part.rechunk({0: -1, 1: -1, 2: -1, 3: times})
         dependencies.append(part)
         before: Any = None
@@ -208,7 +164,12 @@ def _extend(
     *,
     first: int,
 ) -> Moments:
-    # A copy: what another task made may be needed again if this one is run twice.
-    mine = None if before is None else copy_of(before)
+    if before is None:
+        n_rows, rank, _ = shifted_basis.shape
+        mine = no_moments(np.empty(selection.n_voxels), rank, n_rows - 1)
+    else:
+        # A copy: what another task made may be needed again if this one is run twice.
+        mine = copy_of(before)
     with one_blas_thread():
-        return _extended(mine, selection.series(block.T), shifted_basis, first)
+        add_volumes(mine, selection.series(block.T), shifted_basis, first)
+    return mine

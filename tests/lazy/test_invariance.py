@@ -128,11 +128,12 @@ def test_store__any_chunks_give_the_same_maps(
     mask_seed: int,
 ) -> None:
     from chunkglm.io.nifti import open_nifti
+    from chunkglm.io.place import place_of
     from chunkglm.io.store import write_store
 
     store = tmp_path_factory.mktemp("store") / "run.zarr"
     source = open_nifti(folder / "run.nii")
-    write_store(source, store, chunks, overwrite=False, advance=lambda _: None)
+    write_store(source, place_of(store), chunks, overwrite=False, advance=lambda _: None)
     mask = np.random.default_rng(mask_seed).random(SHAPE[:3]) < 0.2
     mask[2, 2, 3] = True
     expected = maps_of(cg.open_run(folder / "run.nii").load(), fwhm, mask=mask)
@@ -204,15 +205,15 @@ def test_comparison__sees_a_missing_halo(
 def test_comparison__sees_a_lost_pair_between_blocks(
     folder: Path, expected: dict[Any, xr.Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import chunkglm.lazy.moments as moments
+    import chunkglm.lazy.passes as passes
 
-    whole: Callable[..., Any] = moments.add_block
+    whole: Callable[..., Any] = passes.add_block
 
     def forgetful(before: Any, *args: Any) -> Any:
         before.tail[:] = 0.0
         return whole(before, *args)
 
-    monkeypatch.setattr(moments, "add_block", forgetful)
+    monkeypatch.setattr(passes, "add_block", forgetful)
     with small_plans(1, 3000):
         found = maps_of(folder / "run.nii.gz")
     assert distances(found, expected["", None]) > 1e6 * ROUNDING

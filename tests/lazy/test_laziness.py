@@ -97,7 +97,7 @@ def test_everything_up_to_the_maps__is_lazy(
             found = [fit.beta, fit.sigma2, fit.ar, fit.r_square, fit.voxel_status]
             t = cg.contrast(fit, "a - b")
             f = cg.contrast(fit, ["a", "b"])
-            parts = cg.fixed_effects([cg.fixed_effects([t, t]), t], precision_weighted=True)
+            parts = cg.fixed_effects([cg.fixed_effects([t, t]), t])
             both = cg.fixed_effects(xr.concat([f, f], dim="run"))
             for maps in (t, f, parts, both):
                 found += list(maps.data_vars.values())
@@ -206,11 +206,12 @@ def test_loaded_fit__reads_no_more(folder: Path, reads: list[Any]) -> None:
 
 def test_store__chunks_outside_the_mask_are_never_read(folder: Path, tmp_path: Path) -> None:
     from chunkglm.io.nifti import open_nifti
+    from chunkglm.io.place import place_of
     from chunkglm.io.store import write_store
 
     source = open_nifti(folder / "run.nii")
     store = tmp_path / "run.zarr"
-    write_store(source, store, (5, 4, 1, 10), overwrite=False, advance=lambda _: None)
+    write_store(source, place_of(store), (5, 4, 1, 10), overwrite=False, advance=lambda _: None)
     mask = np.zeros(SHAPE[:3], bool)
     mask[1:4, 1:3, 2] = mask[2, 2, 4] = True
     maps = [cg.contrast(cg.fit(r, DESIGN, mask=mask), "a") for r in runs_of(store)]
@@ -229,12 +230,13 @@ def test_store__chunks_outside_the_mask_are_never_read(folder: Path, tmp_path: P
 
 def test_store__smoothing_reads_the_halo_and_no_more(folder: Path, tmp_path: Path) -> None:
     from chunkglm.io.nifti import open_nifti
+    from chunkglm.io.place import place_of
     from chunkglm.io.store import write_store
 
     data = make_data((5, 4, 20, 30))
     source = open_nifti(write_run(tmp_path / "tall.nii", data))
     store = tmp_path / "tall.zarr"
-    write_store(source, store, (5, 4, 1, 30), overwrite=False, advance=lambda _: None)
+    write_store(source, place_of(store), (5, 4, 1, 30), overwrite=False, advance=lambda _: None)
     mask = np.zeros(data.shape[:3], bool)
     mask[2, 2, 9:11] = True
     maps = cg.contrast(cg.fit(store, DESIGN, mask=mask, smoothing_fwhm=5.0), "a")

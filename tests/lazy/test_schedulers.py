@@ -48,8 +48,10 @@ def lazy_results(tmp_path_factory: pytest.TempPathFactory) -> list[xr.Dataset]:
             cg.fit(cg.open_run(folder / "two.nii") * 2.0, DESIGN, mask=MASK),
         ]
         maps = [cg.contrast(fit, "a - b") for fit in fits]
-        joint = [cg.contrast(fit, ["a", "b"]) for fit in fits[:2]]
-        return [*maps, *joint, cg.fixed_effects(maps), cg.fixed_effects(joint)]
+        joint = [cg.contrast(fit, ["a", "b"]) for fit in fits[1:3]]
+        # Of like smoothing: only like maps can be combined.
+        pooled = [cg.fixed_effects(like) for like in ([maps[0], maps[3]], maps[1:3], joint)]
+        return [*maps, *joint, *pooled]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,146 @@
+"""One pass over a run on disk: blocks of bounded size, added up as they are read."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from chunkglm._types import AnyArray, FloatArray, RunSource
+from chunkglm.kernels.moments import Moments, add_block, in_units, no_moments
+from chunkglm.kernels.voxels import VoxelSelection
+from chunkglm.lazy.blas import one_blas_thread
+from chunkglm.lazy.runs import scaled
+from chunkglm.plan import block_volumes, even_blocks, source_block
+
+TILE_VOLUMES = 32
+
+
+def moments_in_one_pass(
+    source: RunSource, selection: VoxelSelection, shifted_basis: FloatArray
+) -> Moments:
+    """Read a run forwards, once, and add up the moments of the selected voxels.
+
+    Parameters
+    ----------
+    source : RunSource
+    selection : VoxelSelection
+    shifted_basis : (p + 1, r, T) array
+
+    Returns
+    -------
+    Moments
+        In the units of the scaled run.
+    """
+    n_lags, rank = shifted_basis.shape[0] - 1, shifted_basis.shape[1]
+    moments = no_moments(np.empty(selection.n_voxels), rank, n_lags)
+    with one_blas_thread():
+        for part, voxels in _parts(source, selection):
+            _add_pass(moments.of_voxels(voxels), source, part, shifted_basis)
+    if source.dtype.kind not in "iub":
+        return moments
+    return in_units(moments, source.slope, source.intercept)
+
+
+def _parts(source: RunSource, selection: VoxelSelection) -> Iterator[tuple[VoxelSelection, slice]]:
+    """What one chunk of planes after the other holds; all in one where smoothing joins planes."""
+    pieces = _within_chunks(source, selection.planes)
+    if selection.smoother is not None or len(pieces) == 1:
+        yield selection, slice(0, selection.n_voxels)
+        return
+    plane = selection.shape[0] * selection.shape[1]
+    for planes in pieces:
+        start = planes.start - selection.planes.start
+        edges = [start * plane, (start + len(planes)) * plane]
+        first, stop = np.searchsorted(selection.index, edges).tolist()
+        if first < stop:
+            index = selection.index[first:stop] - start * plane
+            part = VoxelSelection(planes, selection.shape, index, None)
+            yield part, slice(first, stop)
+
+
+def _within_chunks(source: RunSource, planes: range) -> list[range]:
+    """Planes cut where the chunks of a store are; a file has none."""
+    unit = source.chunks[2]
+    if source.forward_only or unit >= source.shape[2]:
+        return [planes]
+    starts = range(planes.start // unit * unit, planes.stop, unit)
+    return [range(max(planes.start, a), min(planes.stop, a + unit)) for a in starts]
+
+
+def _add_pass(
+    moments: Moments, source: RunSource, selection: VoxelSelection, shifted_basis: FloatArray
+) -> None:
+    """Add all of a run's volumes to moments, in place; the first is the reference."""
+    n_volumes = block_volumes(
+        selection.n_voxels, source.shape[3], _volume_bytes(source, selection.planes)
+    )
+    integers = source.dtype.kind in "iub"
+    # One buffer for all blocks: fresh memory costs more to touch than the gathering itself.
+    buffer = selection.buffer(n_volumes)
+    for first, block in _blocks(source, selection.planes, n_volumes):
+        # A store's block of time may be longer than what is held as float64 at once; series that
+        # are not smoothed are gathered as they lie there, and only whole blocks are contiguous.
+        whole = selection.smoother is None and not block.flags.c_contiguous
+        for part in even_blocks(len(block), len(block) if whole else n_volumes):
+            # Integers are added up as stored and scaled once at the end; floats are scaled first,
+            # for a sample that is not finite counts as 0 of the scaled values when smoothing.
+            values = block[part.start : part.stop]
+            series = selection.series(values if integers else scaled(values, source), buffer)
+            add_volumes(moments, series, shifted_basis, first + part.start)
+
+
+def _blocks(source: RunSource, planes: range, n_volumes: int) -> Iterator[tuple[int, AnyArray]]:
+    """Blocks of time of some planes; a block may be overwritten by the next.
+
+    Chunks of a store are read one at a time: zarr decodes all that a request asks for at once, in
+    threads of its own that keep the memory.
+    """
+    x, y, _, n_scans = source.shape
+    length = n_volumes
+    if not source.forward_only:
+        length = source_block(n_volumes, source.chunks[3], _volume_bytes(source, planes))
+    pieces = _within_chunks(source, planes)
+    if len(pieces) == 1:
+        yield from _blocks_of_piece(source, planes, n_volumes, length)
+        return
+    readers = [_blocks_of_piece(source, piece, n_volumes, length) for piece in pieces]
+    out = np.empty((length, len(planes), y, x), source.dtype)
+    for first in range(0, n_scans, length):
+        volumes = out[: n_scans - first]
+        for piece, reader in zip(pieces, readers, strict=True):
+            start = piece.start - planes.start
+            _copy_volumes(next(reader)[1], volumes[:, start : start + len(piece)])
+        yield first, volumes
+
+
+def _blocks_of_piece(
+    source: RunSource, planes: range, n_volumes: int, length: int
+) -> Iterator[tuple[int, AnyArray]]:
+    if length % source.chunks[3] == 0 or source.forward_only:
+        yield from source.blocks(planes, n_volumes)
+        return
+    # Chunks too long to be held: parts of them, at the price of decoding them again.
+    n_scans = source.shape[3]
+    for first in range(0, n_scans, length):
+        yield first, source.read(planes, first, min(first + length, n_scans))
+
+
+def _copy_volumes(block: AnyArray, out: AnyArray) -> None:
+    """Turn series into volumes: both (t, z, y, x), but `block` a view of time-contiguous data."""
+    # Tiles that a core's first cache holds, as in `time_last`: a third of one copy's time.
+    for z in range(block.shape[1]):
+        for y in range(block.shape[2]):
+            for t in range(0, block.shape[0], TILE_VOLUMES):
+                out[t : t + TILE_VOLUMES, z, y] = block[t : t + TILE_VOLUMES, z, y]
+
+
+def _volume_bytes(source: RunSource, planes: range) -> int:
+    x, y = source.shape[:2]
+    return x * y * len(planes) * source.dtype.itemsize
+
+
+def add_volumes(moments: Moments, series: AnyArray, shifted_basis: FloatArray, first: int) -> None:
+    """Add a block in place; the run's first volume becomes the reference."""
+    if first == 0:
+        moments.reference[:] = series[0]
+    rows = shifted_basis[:, :, first : first + series.shape[0]]
+    add_block(moments, series, rows, first)
