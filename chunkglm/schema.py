@@ -61,7 +61,7 @@ VOXEL_STATUS = VarSpec(
     "voxel_status",
     SPACE,
     "i1",
-    "0 estimated, 1 outside the mask, 2 constant over time, 3 not finite",
+    "0 estimated, 1 outside the mask, 2 constant, 3 not finite, 4 explained by the design",
 )
 POOLED = _table(VarSpec("n_runs", SPACE, "f8", "runs that count at the voxel"), DOF)
 MODEL_MAPS = _table(

@@ -160,7 +160,7 @@ def test_source__computes_only_when_asked() -> None:
                 and not (isinstance(node.func.value, ast.Name) and node.func.value.id == "nib")
             ):
                 places.add(name)
-    assert places <= {"glm/model.py", "glm/maps.py"}
+    assert places <= {"glm/fitted.py", "glm/maps.py"}
 
 
 # --- BLAS threads -----------------------------------------------------------------------------

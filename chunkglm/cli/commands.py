@@ -10,6 +10,7 @@ import click
 from chunkglm.errors import ChunkglmError, MapsError
 
 EXIT_BAD_INPUT = 2
+EXIT_ALTERED = 1
 
 
 class _OneLineErrors(click.Group):
@@ -48,13 +49,13 @@ def demo(out: Path, fiac: bool) -> None:
 
 
 @main.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("source")
+@click.argument("store")
 @click.option("--overwrite", is_flag=True, help="Replace a store of that name once it is whole.")
 @click.option("--memory-limit", help='Ceiling such as "500MB".')
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def convert(
-    source: Path, store: Path, overwrite: bool, memory_limit: str | None, quiet: bool
+    source: str, store: str, overwrite: bool, memory_limit: str | None, quiet: bool
 ) -> None:
     """Convert a NIfTI run SOURCE to a chunked zarr STORE."""
     from chunkglm.glm import convert as convert_run
@@ -66,7 +67,32 @@ def convert(
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("store")
+def verify(store: str) -> None:
+    """Compare every chunk of a STORE with what was written; exit with 1 if any differs."""
+    from chunkglm.glm import verify as verify_store
+
+    wrong = verify_store(store)
+    for line in wrong:
+        click.echo(line)
+    if wrong:
+        sys.exit(EXIT_ALTERED)
+    click.echo(f"{store}: as it was written")
+
+
+@main.command()
+@click.argument("store")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
+def export(store: str, path: Path, overwrite: bool) -> None:
+    """Turn a run's STORE back into the NIfTI file it was made from, byte for byte."""
+    from chunkglm.glm import export_nifti
+
+    click.echo(export_nifti(store, path, overwrite=overwrite))
+
+
+@main.command()
+@click.argument("run")
 @click.argument("design", type=click.Path(path_type=Path))
 @click.option("--contrast", "definition", required=True,
               help='Expression of column names, such as "face - house".')  # fmt: skip
@@ -81,7 +107,7 @@ def convert(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the maps.")
 @click.option("--prefix", required=True, help="Beginning of the maps' names.")
 def fit(
-    run: Path, design: Path, definition: str, mask: Path | None, noise: str, bins: int | None,
+    run: str, design: Path, definition: str, mask: Path | None, noise: str, bins: int | None,
     smoothing_fwhm: float | None, scaling: str, t_r: float | None, stat_type: Any, out: Path,
     prefix: str,
 ) -> None:  # fmt: skip
@@ -111,6 +137,8 @@ def fixed_effects(maps: tuple[Path, ...], precision_weighted: bool, out: Path, p
     from chunkglm.glm import fixed_effects as combine
     from chunkglm.glm import open_maps, save
 
+    # A file of the maps means its whole set.
+    maps = tuple(path.with_name(path.name.partition("_stat-")[0]) for path in maps)
     taken = {(path.parent.resolve(), path.name) for path in maps}
     if (out.resolve(), prefix) in taken:
         msg = f"{out / prefix}: is one of the maps to be combined; choose another --prefix"

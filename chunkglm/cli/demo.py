@@ -1,6 +1,5 @@
 """The nilearn example, start to end: two runs, one contrast, fixed effects, pictures, a table."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -58,7 +57,7 @@ def run_demo(out: Path, *, fiac: bool) -> None:
     with _timed("write maps", seconds):
         for name, found in maps.items():
             save(found, out / "maps", prefix=f"{name}_{NAME}")
-    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_PER_MB
+    peak_memory = _peak_megabytes()
     with _timed("draw pictures", seconds):
         pictures = _draw(maps, stores[0], data, out)
     with _timed("the same with nilearn", seconds):
@@ -67,13 +66,21 @@ def run_demo(out: Path, *, fiac: bool) -> None:
     click.echo()
     for stage, took in seconds.items():
         click.echo(f"{stage:<34}{took:8.2f} s")
-    click.echo(f"{'peak memory, nilearn not counted':<34}{peak_memory:8.0f} MB")
+    if peak_memory:
+        click.echo(f"{'peak memory, nilearn not counted':<34}{peak_memory:8.0f} MB")
     click.echo(f"\nmaps      {out / 'maps'}")
     for picture in pictures:
         click.echo(f"picture   {picture}")
 
 
-_RSS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10
+def _peak_megabytes() -> float | None:
+    """Peak resident memory of this process; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    per_megabyte = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_megabyte
 
 
 @contextmanager

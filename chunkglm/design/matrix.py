@@ -82,6 +82,7 @@ def load_design(
     *,
     n_scans: int | None = None,
     t_r: float | None = None,
+    volumes: FloatArray | None = None,
 ) -> Design:
     """Return the design matrix of a run, read and checked.
 
@@ -98,6 +99,9 @@ def load_design(
         Number of volumes of the run, which the design must have rows for.
     t_r : float, optional
         Repetition time in seconds; only events need it.
+    volumes : (T,) array, optional
+        Which volumes of the scan are left, where some were taken out: a design made from events
+        has their rows.
 
     Returns
     -------
@@ -115,12 +119,12 @@ def load_design(
     if isinstance(design, Design):
         loaded = design
     elif isinstance(design, pd.DataFrame):
-        loaded = _from_table(design, "DataFrame", n_scans, t_r)
+        loaded = _from_table(design, "DataFrame", n_scans, t_r, volumes)
     elif isinstance(design, np.ndarray):
         values = check_array(design, "array")
         loaded = Design(values, _default_names(0, values.shape[1]), "array")
     elif isinstance(design, (str, os.PathLike)):
-        loaded, note = _from_file(Path(design), n_scans, t_r)
+        loaded, note = _from_file(Path(design), n_scans, t_r, volumes)
     else:
         raise DesignError(
             "a design must be a path, a DataFrame, a 2-D array or a Design, but got "
@@ -159,6 +163,7 @@ def _from_table(
     source: str,
     n_scans: int | None,
     t_r: float | None,
+    volumes: FloatArray | None,
     path: Path | None = None,
 ) -> Design:
     """Make a Design of a table of regressors or of events, which `path` may name."""
@@ -169,12 +174,30 @@ def _from_table(
                 f"{source} is a table of events (it has the columns onset and duration), but "
                 f"{missing} is missing; pass {missing}= to make a design of it"
             )
-        table = design_from_events(table if path is None else path, n_scans=n_scans, t_r=t_r)
+        kept = _rows_kept(volumes, n_scans, source)
+        events = table if path is None else path
+        table = design_from_events(events, n_scans=int(kept[-1]) + 1, t_r=t_r).iloc[kept]
     values, names = numeric_table(table, source)
     return Design(values, names, source)
 
 
-def _from_file(path: Path, n_scans: int | None, t_r: float | None) -> tuple[Design, str]:
+def _rows_kept(volumes: FloatArray | None, n_scans: int, source: str) -> AnyArray:
+    """Rows of the whole scan's design that belong to the volumes left of it."""
+    if volumes is None:
+        return np.arange(n_scans)
+    kept = np.rint(volumes).astype(np.int64)
+    # Times written with three decimals are off by 1e-3 s, 0.1 % of a TR of 1 s.
+    if np.abs(volumes - kept).max() > 0.01 or kept[0] < 0 or (np.diff(kept) <= 0).any():
+        raise DesignError(
+            f"{source} is a table of events, and the run's volumes lie {volumes[:4].tolist()}... "
+            "repetition times after its start, not at whole ones in order; pass a design matrix"
+        )
+    return kept
+
+
+def _from_file(
+    path: Path, n_scans: int | None, t_r: float | None, volumes: FloatArray | None
+) -> tuple[Design, str]:
     """Read a design file; the note says what a wrong number of rows may come from."""
     suffix = path.suffix.lower()
     if suffix in (".npz", ".npy"):
@@ -188,7 +211,7 @@ def _from_file(path: Path, n_scans: int | None, t_r: float | None) -> tuple[Desi
         )
     table, has_header = read_text_table(path)
     if has_header:
-        return _from_table(table, str(path), n_scans, t_r, path), ""
+        return _from_table(table, str(path), n_scans, t_r, volumes, path), ""
     values, _ = numeric_table(table, str(path))
     design = Design(values, _default_names(0, values.shape[1]), str(path))
     return design, " (its first line holds only numbers and was read as data, not as names)"

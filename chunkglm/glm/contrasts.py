@@ -4,9 +4,10 @@ from typing import Any, Literal
 
 import xarray as xr
 
+from chunkglm._types import FloatArray
 from chunkglm.design import parse_contrast
 from chunkglm.errors import ContrastError
-from chunkglm.glm.model import FILLS, Fit, label_maps
+from chunkglm.glm.fitted import FILLS, Fit, label_maps
 from chunkglm.kernels.estimate import contrast_maps
 from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_moments
@@ -41,6 +42,7 @@ def contrast(
     ContrastError
         When the definition cannot be read, or the design does not determine the contrast.
     """
+    _check_fit(fit)
     parsed = parse_contrast(
         definition, fit.design.names, stat_type=stat_type, source=fit.design.source
     )
@@ -78,6 +80,7 @@ def contrast(
         stat_type=parsed.stat_type,
         dof=float(fit.dof),
         contrast=parsed.label,
+        contrast_weights=_named(parsed.weights, fit.design.names),
         rank=q,
         noise=str(fit.noise),
         scaling=fit.scaling,
@@ -85,3 +88,17 @@ def contrast(
         run=fit.dataset.attrs["run"],
         design=fit.design.source,
     )
+
+
+def _check_fit(fit: Any) -> None:
+    if not isinstance(fit, Fit):
+        msg = f"a contrast is taken of a Fit from cg.fit, but got {type(fit).__name__}"
+        raise ContrastError(msg)
+
+
+def _named(weights: FloatArray, names: tuple[str, ...]) -> list[dict[str, float]]:
+    """Weights by column, row by row: what a contrast is, whatever the order of the columns."""
+    return [
+        {name: float(w) for name, w in sorted(zip(names, row, strict=True)) if w != 0}
+        for row in weights
+    ]

@@ -1,5 +1,6 @@
 """Fixed effects: maps of independent runs combined."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,9 @@ import xarray as xr
 
 from chunkglm._types import AnyArray
 from chunkglm.errors import MapsError
+from chunkglm.glm.fitted import label_maps
 from chunkglm.glm.masks import SAME_GRID
-from chunkglm.glm.model import label_maps
-from chunkglm.glm.space import Grid, grid_of_attrs
+from chunkglm.glm.space import Grid, grid_of
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.pooling import pool
 from chunkglm.lazy.graph import Field
@@ -45,7 +46,13 @@ def fixed_effects(
     Raises
     ------
     MapsError
-        When the maps do not belong together: grids, contrasts or kinds of statistic differ.
+        When the maps do not belong together: grids, contrasts (by column, not by how they were
+        written), smoothing or kinds of statistic differ, or parts were weighted in another way.
+
+    Warns
+    -----
+    UserWarning
+        When a run is given more than once.
 
     Notes
     -----
@@ -57,6 +64,9 @@ def fixed_effects(
     first = runs[0]
     stat_type, q = str(first.attrs["stat_type"]), int(first.attrs.get("rank", 1))
     grid = _check_together(runs)
+    _check_weighting(runs, precision_weighted)
+    names = [name for one in runs for name in one.attrs.get("runs", [_run_name(one)])]
+    _warn_of_repeats(names)
     inputs: list[da.Array] = []
     for one in runs:
         inputs += [_array(one, name) for name in ("effect_size", "effect_variance")]
@@ -66,7 +76,7 @@ def fixed_effects(
             _map_or_value(one, "dof", one.attrs["dof"]),
             _map_or_value(one, "n_runs", n_runs),
         ]
-    work = _PoolBlocks(len(runs), stat_type, precision_weighted)
+    work = _PoolBlocks(stat_type, precision_weighted)
     specs = {**(T_MAPS if stat_type == "t" else F_MAPS), **POOLED}
     leading = {} if stat_type == "t" else {"effect_size": (q,), "effect_variance": (q, q)}
     fields = {n: Field(leading.get(n, ()), spec.dtype) for n, spec in specs.items()}
@@ -78,7 +88,7 @@ def fixed_effects(
         {
             **kept,
             "dof": float(sum(float(one.attrs["dof"]) for one in runs)),
-            "runs": [name for one in runs for name in one.attrs.get("runs", [_run_name(one)])],
+            "runs": names,
             "precision_weighted": bool(precision_weighted),
         }
     )
@@ -106,8 +116,15 @@ def _split(maps: xr.Dataset) -> list[xr.Dataset]:
     if len(each) != n_runs:
         msg = f"maps of {n_runs} runs have {len(each)} degrees of freedom; give one for each"
         raise MapsError(msg)
-    found = [maps.isel({RUN: i}, drop=True) for i in range(n_runs)]
-    return [one.assign_attrs(dof=dof) for one, dof in zip(found, each, strict=True)]
+    # Attributes are those of the first run: they name none of the others.
+    names = maps[RUN].to_numpy() if RUN in maps.coords else np.arange(n_runs)
+    found = []
+    for i, (name, dof) in enumerate(zip(names, each, strict=True)):
+        one = maps.isel({RUN: i}, drop=True).assign_attrs(dof=dof, run=f"{RUN} {name}")
+        if "n_runs" in maps:
+            one.attrs.pop("runs", None)
+        found.append(one)
+    return found
 
 
 def _check_each(runs: list[Any]) -> list[xr.Dataset]:
@@ -139,13 +156,14 @@ def _check_each(runs: list[Any]) -> list[xr.Dataset]:
 
 def _check_together(runs: list[xr.Dataset]) -> Grid:
     first = runs[0]
-    grid = grid_of_attrs(first.attrs, _run_name(first))
+    grid = grid_of(first, _run_name(first))
     for one in runs[1:]:
         pair = f"{_run_name(first)} and {_run_name(one)}"
         for what, a, b in (
             ("kinds of statistic", first.attrs["stat_type"], one.attrs["stat_type"]),
             ("rows of the contrast", first.attrs.get("rank", 1), one.attrs.get("rank", 1)),
-            ("contrasts", first.attrs.get("contrast"), one.attrs.get("contrast")),
+            ("contrasts", *_what_is_compared(first, one)),
+            ("smoothings", first.attrs.get("smoothing_fwhm"), one.attrs.get("smoothing_fwhm")),
             ("scalings", first.attrs.get("scaling"), one.attrs.get("scaling")),
             ("shapes", *(tuple(r.sizes[d] for d in SPACE) for r in (first, one))),
         ):
@@ -154,11 +172,39 @@ def _check_together(runs: list[xr.Dataset]) -> Grid:
                     f"{pair}: their {what} differ, {a!r} and {b!r}; only like maps can be combined"
                 )
                 raise MapsError(msg)
-        off = np.abs(grid.matrix() - grid_of_attrs(one.attrs, _run_name(one)).matrix()).max()
+        off = np.abs(grid.matrix() - grid_of(one, _run_name(one)).matrix()).max()
         if not off <= SAME_GRID:
             msg = f"{pair}: their affines differ by up to {off:.6g} mm; resample to one grid"
             raise MapsError(msg)
     return grid
+
+
+def _what_is_compared(first: xr.Dataset, one: xr.Dataset) -> tuple[Any, Any]:
+    """Weights by column, for a vector over columns in another order is another contrast."""
+    labels = first.attrs.get("contrast"), one.attrs.get("contrast")
+    weights = first.attrs.get("contrast_weights"), one.attrs.get("contrast_weights")
+    if None in weights:
+        return labels
+    return labels if weights[0] != weights[1] and labels[0] != labels[1] else weights
+
+
+def _check_weighting(runs: list[xr.Dataset], precision_weighted: bool) -> None:
+    """Parts that hold several runs merge exactly only by the weights they were made with."""
+    for one in runs:
+        made = one.attrs.get("precision_weighted", precision_weighted)
+        if len(one.attrs.get("runs", [])) > 1 and bool(made) != bool(precision_weighted):
+            msg = (
+                f"{', '.join(one.attrs['runs'])}: combined before with precision_weighted={made}, "
+                f"and now with {precision_weighted}; combine their runs anew, or in the same way"
+            )
+            raise MapsError(msg)
+
+
+def _warn_of_repeats(names: list[str]) -> None:
+    repeated = sorted({name for name in names if name != RUN and names.count(name) > 1})
+    if repeated:
+        msg = f"{', '.join(repeated)}: given more than once; each counts as a run of its own"
+        warnings.warn(msg, UserWarning, stacklevel=3)
 
 
 def _array(maps: xr.Dataset, name: str) -> da.Array:
@@ -180,7 +226,6 @@ def _map_or_value(maps: xr.Dataset, name: str, value: Any) -> da.Array:
 class _PoolBlocks:
     """Pools one slab: effect, variance, dof and n_runs of each run, in turn."""
 
-    n_inputs: int
     stat_type: str
     precision_weighted: bool
 

@@ -3,8 +3,11 @@
 import json
 import re
 import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nibabel as nib
@@ -13,10 +16,13 @@ import xarray as xr
 
 from chunkglm._types import AnyArray
 from chunkglm.errors import ImageError, MapsError
-from chunkglm.glm.space import Grid, grid_of_attrs, short_header
+from chunkglm.glm.space import Grid, grid_of, short_header
+from chunkglm.io.files import is_url
 from chunkglm.io.images import atomic_writer, write_image
 from chunkglm.io.inflate import check_gzip
-from chunkglm.kernels.estimate import CONSTANT, NOT_FINITE, statistics
+from chunkglm.io.transfer import fetched, put_files
+from chunkglm.kernels.estimate import statistics
+from chunkglm.kernels.solve import CONSTANT, EXPLAINED, NOT_FINITE
 from chunkglm.schema import SPACE
 
 # Which file holds which variable, and what stands where nothing was estimated.
@@ -31,6 +37,7 @@ _FILES = {
 # Attributes that go into the sidecars, under the names readers of BIDS derivatives expect.
 _SIDECAR = {
     "contrast": "Contrast",
+    "contrast_weights": "ContrastWeights",
     "stat_type": "StatType",
     "dof": "DegreesOfFreedom",
     "rank": "ContrastRows",
@@ -44,7 +51,13 @@ _SIDECAR = {
 }
 
 
-def save(maps: xr.Dataset, folder: str | Path, *, prefix: str) -> list[str]:
+def save(
+    maps: xr.Dataset,
+    folder: str | Path,
+    *,
+    prefix: str,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Write maps as NIfTI files; computes them, together and once.
 
     Parameters
@@ -52,9 +65,12 @@ def save(maps: xr.Dataset, folder: str | Path, *, prefix: str) -> list[str]:
     maps : Dataset
         From `contrast` or `fixed_effects`.
     folder : str or Path
-        Made if it does not exist.
+        Made if it does not exist; or a URL that fsspec knows, such as ``s3://bucket/maps``, where
+        the files appear once all of them are made, one after the other and each of them whole.
     prefix : str
         Beginning of the files' names, such as ``"sub-01_contrast-DStMinusSSt"``.
+    storage_options : mapping, optional
+        Passed to fsspec with a URL.
 
     Returns
     -------
@@ -73,18 +89,27 @@ def save(maps: xr.Dataset, folder: str | Path, *, prefix: str) -> list[str]:
     if not prefix or Path(prefix).name != prefix or prefix == ".." or "\0" in prefix:
         msg = f"prefix must be the beginning of a file name, without folders, but got {prefix!r}"
         raise MapsError(msg)
-    missing = [name for name in _FILES if name not in maps]
-    if missing or "stat_type" not in maps.attrs:
-        lacking = ", ".join(missing) or "stat_type"
-        msg = f"maps must come from contrast or fixed_effects, but {lacking} is missing"
+    _check_maps(maps)
+    grid = grid_of(maps, prefix)
+    if is_url(folder):
+        with TemporaryDirectory(prefix="chunkglm-") as apart:
+            images = _write(maps, grid, Path(apart), prefix)
+            options = storage_options or {}
+            put_files(map(_sidecar_of, images), str(folder), options, ImageError)
+            return put_files(images, str(folder), options, ImageError)
+    if storage_options:
+        msg = f"{folder}: storage_options are for URLs, and this is a local path; leave them out"
         raise MapsError(msg)
-    grid = grid_of_attrs(maps.attrs, prefix)
     out = Path(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f"{out}: the folder cannot be made ({error.strerror})"
         raise ImageError(msg) from error
+    return [str(path) for path in _write(maps, grid, out, prefix)]
+
+
+def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> list[Path]:
     wanted = [*_FILES, *(n for n in ("voxel_status", "dof") if n in maps)]
     computed = maps[wanted].compute()
     dof = computed.get("dof")
@@ -99,7 +124,7 @@ def save(maps: xr.Dataset, folder: str | Path, *, prefix: str) -> list[str]:
         data = np.nan_to_num(_space_first(computed[name]), nan=fill, posinf=np.inf, neginf=-np.inf)
         write_image(path, data, grid.matrix(), header=grid.nifti_header(), dtype=np.float64)
         _write_sidecar(path, maps, stat)
-        written.append(str(path))
+        written.append(path)
     return written
 
 
@@ -110,16 +135,29 @@ def _space_first(values: xr.DataArray) -> AnyArray:
     return data.reshape(*data.shape[:3], -1) if leading else data
 
 
+def _check_maps(maps: Any) -> None:
+    if not isinstance(maps, xr.Dataset):
+        kind = type(maps).__name__
+        msg = f"maps must be a Dataset from contrast or fixed_effects, but got {kind}"
+        raise MapsError(msg)
+    missing = [name for name in _FILES if name not in maps]
+    if missing or "stat_type" not in maps.attrs:
+        lacking = ", ".join(missing) or "stat_type"
+        msg = f"maps must come from contrast or fixed_effects, but {lacking} is missing"
+        raise MapsError(msg)
+
+
 def _report_lost_voxels(maps: xr.Dataset, prefix: str) -> None:
     if "voxel_status" not in maps:
         return
-    counts = np.bincount(maps["voxel_status"].to_numpy().reshape(-1), minlength=NOT_FINITE + 1)
-    if counts[CONSTANT] or counts[NOT_FINITE]:
+    counts = np.bincount(maps["voxel_status"].to_numpy().reshape(-1), minlength=EXPLAINED + 1)
+    if counts[CONSTANT:].any():
         msg = (
-            f"{prefix}: {counts[CONSTANT]} voxels of the mask are constant and "
-            f"{counts[NOT_FINITE]} not finite; they were not estimated"
+            f"{prefix}: {counts[CONSTANT]} voxels of the mask are constant, {counts[NOT_FINITE]} "
+            f"not finite, and of {counts[EXPLAINED]} the design leaves nothing over; they have no "
+            "statistic"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 def _write_sidecar(image: Path, maps: xr.Dataset, stat: str) -> None:
@@ -133,18 +171,27 @@ def _write_sidecar(image: Path, maps: xr.Dataset, stat: str) -> None:
         },
         indent=2,
     )
-    with atomic_writer(image.with_name(image.name.removesuffix(".nii.gz") + ".json")) as file:
+    with atomic_writer(_sidecar_of(image)) as file:
         file.write((text + "\n").encode())
 
 
-def open_maps(folder: str | Path, *, prefix: str) -> xr.Dataset:
+def _sidecar_of(image: Path) -> Path:
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+
+
+def open_maps(
+    folder: str | Path, *, prefix: str, storage_options: Mapping[str, Any] | None = None
+) -> xr.Dataset:
     """Open maps that `save` wrote, for `fixed_effects`.
 
     Parameters
     ----------
     folder : str or Path
+        Or a URL that fsspec knows.
     prefix : str
         As given to `save`.
+    storage_options : mapping, optional
+        Passed to fsspec with a URL.
 
     Returns
     -------
@@ -156,12 +203,18 @@ def open_maps(folder: str | Path, *, prefix: str) -> xr.Dataset:
     MapsError
         When a file is missing or does not say what it is.
     """
-    stem = Path(folder) / f"{prefix}_stat-effect_statmap"
-    attrs = _read_sidecar(stem.with_name(stem.name + ".json"))
-    effect, grid = _read_map(stem.with_name(stem.name + ".nii.gz"))
-    variance, _ = _read_map(
-        stem.with_name(stem.name.replace("_stat-effect_", "_stat-variance_") + ".nii.gz")
-    )
+    effect_name, variance_name = (f"{prefix}_stat-{s}_statmap" for s in ("effect", "variance"))
+    names = f"{effect_name}.json", f"{effect_name}.nii.gz", f"{variance_name}.nii.gz"
+    with ExitStack() as stack:
+        here = Path(folder)
+        if is_url(folder):
+            here = stack.enter_context(
+                fetched(names, str(folder), storage_options or {}, MapsError)
+            )
+        sidecar, effect_file, variance_file = ((here / n, _label(folder, n)) for n in names)
+        attrs = _read_sidecar(*sidecar)
+        effect, grid = _read_map(*effect_file)
+        variance, _ = _read_map(*variance_file)
     q = int(attrs.get("rank", 1)) if attrs["stat_type"] == "F" else 1
     e, v = effect.reshape(-1, q).T.copy(), variance.reshape(-1, q * q).T.reshape(q, q, -1).copy()
     lost = ~(np.einsum("qqv->qv", v) > 0).all(axis=0)
@@ -182,27 +235,31 @@ def open_maps(folder: str | Path, *, prefix: str) -> xr.Dataset:
     return xr.Dataset(variables, coords=coords, attrs={**attrs, **grid.attrs()})
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def _label(folder: str | Path, name: str) -> str:
+    return f"{str(folder).rstrip('/')}/{name}" if is_url(folder) else str(Path(folder) / name)
+
+
+def _read_sidecar(path: Path, label: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         attrs = {key: found[name] for key, name in _SIDECAR.items() if name in found}
     except (OSError, ValueError, TypeError) as error:
-        msg = f"{path}: the maps' sidecar cannot be read ({error}); save them with chunkglm"
+        msg = f"{label}: the maps' sidecar cannot be read ({error}); save them with chunkglm"
         raise MapsError(msg) from error
     if attrs.get("stat_type") not in ("t", "F") or not isinstance(attrs.get("dof"), (int, float)):
-        msg = f"{path}: StatType and DegreesOfFreedom are missing or wrong; save with chunkglm"
+        msg = f"{label}: StatType and DegreesOfFreedom are missing or wrong; save with chunkglm"
         raise MapsError(msg)
     return attrs
 
 
-def _read_map(path: Path) -> tuple[AnyArray, Grid]:
+def _read_map(path: Path, label: str) -> tuple[AnyArray, Grid]:
     try:
         image = nib.load(path)
         check_gzip(path)
         data = np.asarray(image.dataobj, dtype=np.float64)
     except Exception as error:
-        cause = re.sub(r"\s+", " ", str(error))
-        msg = f"{path}: the map cannot be read ({cause})"
+        cause = re.sub(r"\s+", " ", str(error)).replace(str(path), label)
+        msg = f"{label}: the map cannot be read ({cause})"
         raise MapsError(msg) from error
     header = short_header(image.header.binaryblock)
     affine = tuple(tuple(float(v) for v in row) for row in image.affine)

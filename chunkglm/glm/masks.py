@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray
-from chunkglm.errors import ImageError, MaskError
+from chunkglm.errors import ImageError, MapsError, MaskError
+from chunkglm.glm.space import grid_of
 from chunkglm.io.inflate import check_gzip
 from chunkglm.schema import SPACE
 
@@ -86,8 +87,15 @@ def _read(mask: Any) -> tuple[AnyArray, FloatArray | None, str]:
         return np.asarray(mask.dataobj), np.asarray(mask.affine), label
     if set(getattr(mask, "dims", ())) == set(SPACE):
         mask = mask.transpose(*SPACE)
-    affine = getattr(mask, "attrs", {}).get("affine")
-    return np.asarray(mask), None if affine is None else np.asarray(affine), "mask"
+    if "affine" in getattr(mask, "attrs", {}):
+        told = np.asarray(mask.attrs["affine"], dtype=np.float64)
+        if not np.isfinite(told).all():
+            return np.asarray(mask), told, "mask"  # another grid than any run's; said as such
+        try:
+            return np.asarray(mask), grid_of(mask, "mask").matrix(), "mask"
+        except MapsError as error:
+            raise MaskError(str(error)) from error
+    return np.asarray(mask), None, "mask"
 
 
 def _as_bool(values: AnyArray, label: str) -> BoolArray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from chunkglm._types import FloatArray
 from chunkglm.errors import MapsError
+from chunkglm.schema import SPACE
 
 _NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
 
@@ -54,6 +55,37 @@ def grid_of_attrs(attrs: Any, label: str) -> Grid:
     header = attrs.get("nifti_header")
     rows = tuple(tuple(float(v) for v in row) for row in affine)
     return Grid(rows, base64.b64decode(header) if header else None)
+
+
+def grid_of(array: Any, label: str) -> Grid:
+    """Read the grid of a DataArray or Dataset: its affine, at the voxels its coordinates name.
+
+    A run or a map that was cropped, flipped or thinned keeps the affine of the whole; its
+    coordinates say which voxels are left.
+
+    Raises
+    ------
+    MapsError
+        When there is no affine, or coordinates are not evenly spaced.
+    """
+    whole = grid_of_attrs(array.attrs, label)
+    kept = np.eye(4)
+    for axis, dim in enumerate(SPACE):
+        if dim not in array.coords or not array.sizes[dim]:
+            continue
+        indices = np.asarray(array.coords[dim], dtype=np.float64)
+        steps = np.diff(indices)
+        step = steps[0] if steps.size else 1.0
+        if not (np.isfinite(indices).all() and step != 0 and np.allclose(steps, step, rtol=1e-6)):
+            msg = (
+                f"{label}: the voxels along {dim} must be evenly spaced, but their indices are "
+                f"{indices[:6].tolist()}...; take a regular part of the image"
+            )
+            raise MapsError(msg)
+        kept[axis, axis], kept[axis, 3] = step, indices[0]
+    if np.array_equal(kept, np.eye(4)):
+        return whole
+    return Grid(tuple(tuple(map(float, row)) for row in whole.matrix() @ kept), whole.header)
 
 
 def short_header(header: bytes) -> bytes | None:

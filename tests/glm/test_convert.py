@@ -164,7 +164,7 @@ def test_convert__refuses_a_read_only_folder(tmp_path: Path, source: Path) -> No
 def test_convert__refuses_a_folder_that_the_system_says_is_read_only(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chunkglm.io.store.os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(StoreError) as caught:
         convert(source, tmp_path / "run.zarr")
     one_line(caught.value, tmp_path, "cannot be written to")
@@ -201,9 +201,20 @@ def test_convert__refuses_other_amounts(tmp_path: Path, source: Path, limit: Any
 # --- interruption -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(28, "No space left on device"), StoreError),
+        (OSError(5, "Input/output error"), StoreError),
+    ],
+)
 def test_convert__that_is_interrupted_leaves_nothing_behind(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    raised: type[BaseException],
 ) -> None:
     original = zarr.Array.__setitem__
 
@@ -212,15 +223,17 @@ def test_convert__that_is_interrupted_leaves_nothing_behind(
         raise error
 
     monkeypatch.setattr(zarr.Array, "__setitem__", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(raised) as caught:
         convert(source, tmp_path / "run.zarr")
+    if raised is StoreError:
+        one_line(caught.value, tmp_path / "run.zarr")
     assert names_in(tmp_path) == ["run.nii.gz"]
 
 
 def test_convert__writes_beside_and_renames_last(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import chunkglm.io.store as module
+    import chunkglm.io.commit as module
 
     seen = []
     original = module._put_in_place

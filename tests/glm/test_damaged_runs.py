@@ -201,7 +201,7 @@ def test_stores__of_which_a_chunk_is_lost_are_refused_on_opening_and_later(tmp_p
     chunk.unlink()
     with pytest.raises(StoreError) as caught:
         cg.open_run(store)
-    one_line(caught.value, store, "chunks are missing")
+    one_line(caught.value, store, "1 of 5 keys (chunks and metadata) are missing")
     with pytest.raises(StoreError) as caught:
         maps.compute()
     one_line(caught.value, store, "missing")

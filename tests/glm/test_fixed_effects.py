@@ -193,7 +193,12 @@ def test_fixed_effects__bad_variances_get_no_weight(
 
 OTHER: dict[str, tuple[Callable[[Any], Any], str]] = {
     "statistic": (lambda m: m["F"][1], "kinds of statistic differ, 't' and 'F'"),
-    "contrast": (lambda m: m["t"][1].assign_attrs(contrast="b - a"), "'a - b' and 'b - a'"),
+    "contrast": (
+        lambda m: m["t"][1].assign_attrs(
+            contrast="b - a", contrast_weights=[{"a": -1.0, "b": 1.0}]
+        ),
+        "'a - b' and 'b - a'",
+    ),
     "scaling": (lambda m: m["t"][1].assign_attrs(scaling=None), "scalings differ"),
     "shape": (lambda m: m["t"][1].isel(x=slice(3)), "shapes differ, (5, 4, 6) and (3, 4, 6)"),
     "affine": (
@@ -243,7 +248,7 @@ def test_fixed_effects__refuse_what_is_no_list_of_maps(maps: Any) -> None:
 
 
 def test_fixed_effects__name_both_runs(maps: dict[str, list[xr.Dataset]]) -> None:
-    other = maps["t"][1].assign_attrs(contrast="b")
+    other = maps["t"][1].assign_attrs(contrast="b", contrast_weights=[{"b": 1.0}])
     with pytest.raises(MapsError) as caught:
         cg.fixed_effects([maps["t"][0], other])
     one_line(caught.value, Path(maps["t"][0].attrs["run"]), Path(other.attrs["run"]))
@@ -254,3 +259,33 @@ def test_fixed_effects__different_rows_are_refused(maps: dict[str, list[xr.Datas
     with pytest.raises(MapsError) as caught:
         cg.fixed_effects([maps["F"][0], fewer])
     one_line(caught.value, "rows of the contrast differ, 2 and 1")
+
+
+def test_fixed_effects__compare_contrasts_by_column_and_not_by_text(tmp_path: Path) -> None:
+    # The same vector over columns in another order is another contrast; the same contrast may be
+    # written in several ways.
+    table = make_design()
+    names = list(table.columns)
+    turned = table[[names[1], names[0], *names[2:]]]
+    first, second = (write_run(tmp_path / f"{n}.nii") for n in "12")
+    fits = [cg.fit(first, table), cg.fit(second, turned)]
+    vector = [1, -1] + [0] * (len(names) - 2)
+    with pytest.raises(MapsError, match="contrasts differ"):
+        cg.fixed_effects([cg.contrast(fit, vector) for fit in fits])
+    texts = (f"{names[0]} - {names[1]}", f"-{names[1]} + {names[0]}")
+    pooled = cg.fixed_effects([cg.contrast(f, t) for f, t in zip(fits, texts, strict=True)])
+    assert float(pooled["n_runs"].max()) == 2
+
+
+def test_fixed_effects__parts_weighted_otherwise_are_refused(
+    maps: dict[str, list[xr.Dataset]],
+) -> None:
+    part = cg.fixed_effects(maps["t"])
+    with pytest.raises(MapsError, match="precision_weighted=False"):
+        cg.fixed_effects([part, maps["t"][0]], precision_weighted=True)
+
+
+def test_fixed_effects__a_run_given_twice_is_named(maps: dict[str, list[xr.Dataset]]) -> None:
+    one = maps["t"][0]
+    with pytest.warns(UserWarning, match="given more than once"):
+        cg.fixed_effects([one, one])

@@ -6,6 +6,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import xarray as xr
 from helpers_lazy import AFFINE, SHAPE, make_data, make_design, one_line, truth_of, write_run
 
 import chunkglm as cg
@@ -101,6 +102,27 @@ def test_open_run__any_slice_is_that_of_the_whole(tmp_path: Path, suffix: str) -
     assert np.array_equal(run[1:3, ::2, -1, 5:9].to_numpy(), expected[1:3, ::2, -1, 5:9])
     assert np.array_equal(run.isel(time=[3, 1]).to_numpy(), expected[..., [3, 1]])
     assert np.array_equal(run.sel(time=4.0).to_numpy(), expected[..., 2])
+
+
+def test_untouched_source__does_not_look_at_what_is_not_dask(tmp_path: Path) -> None:
+    from chunkglm.glm.runs import untouched_source
+
+    path = write_run(tmp_path / "run.nii")
+    lazy = xr.open_dataset(path, engine="nifti")["bold"]
+    path.unlink()  # reading it would now fail
+    assert untouched_source(lazy) is None
+    assert untouched_source(xr.DataArray(make_data(), dims=("x", "y", "z", "time"))) is None
+
+
+def test_untouched_source__is_that_of_a_run_as_it_was_opened(tmp_path: Path) -> None:
+    from chunkglm.glm.runs import untouched_source
+
+    run = cg.open_run(write_run(tmp_path / "run.nii"))
+    source = untouched_source(run)
+    assert source is not None
+    assert source.path == run.attrs["source"]
+    assert untouched_source(run + 0) is None
+    assert untouched_source(run.transpose("time", "x", "y", "z")) is None
 
 
 # --- time -------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_save__warns_with_the_counts_of_lost_voxels(tmp_path: Path) -> None:
     data[1, 0, 1, 5] = data[2, 0, 1, 6] = np.nan
     mask = np.ones(SHAPE[:3], bool)
     maps = cg.contrast(cg.fit(write_run(tmp_path / "run.nii", data), DESIGN, mask=mask), "a")
-    with pytest.warns(UserWarning, match="1 voxels of the mask are constant and 2 not finite") as w:
+    with pytest.warns(UserWarning, match="1 voxels of the mask are constant, 2 not finite") as w:
         cg.save(maps, tmp_path, prefix="sub-01")
     assert str(w[0].message).startswith("sub-01:")
     assert len(w) == 1

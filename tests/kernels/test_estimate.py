@@ -18,18 +18,11 @@ from helpers.gls import (
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from chunkglm.kernels.estimate import (
-    CONSTANT,
-    ESTIMATED,
-    NOT_FINITE,
-    VOXELS_IN_CACHE,
-    Model,
-    contrast_maps,
-    model_maps,
-)
+from chunkglm.kernels.estimate import VOXELS_IN_CACHE, contrast_maps, model_maps
 from chunkglm.kernels.factor import factor_design
 from chunkglm.kernels.moments import of_block
 from chunkglm.kernels.noise import AR
+from chunkglm.kernels.solve import CONSTANT, ESTIMATED, NOT_FINITE, Model
 
 # Effects against brute force, in standard errors; variances, covariances and sigma2 relative. The
 # mean is up to 1e4 times the noise, and columns are up to 24 decades apart in length. Seen in
