@@ -6,6 +6,7 @@ ratio is printed only when both sides give the same numbers.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -30,6 +31,8 @@ SMOOTHING_FWHM = 5.0
 SAME_T = 1e-3
 # Share of voxels whose AR coefficient lies so near a bin's edge that float32 moves it across.
 SAME_BUT_FOR = 1e-3
+# nilearn fails on 6,804 volumes of this size.
+LONG_SPACE = (64, 76, 64)
 # On float64 input both sides agree to rounding (worst seen 2e-12).
 SAME_KERNEL = 1e-8
 
@@ -62,11 +65,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three pairs of each row")
     parser.add_argument("--json", type=Path, help="also write the table and the machine here")
     parser.add_argument("--data", type=Path, help="folder for the simulated runs, kept")
-    parser.add_argument("--whole", choices=["chunkglm", "nilearn"], help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--long", action="store_true", help="also a run of 4.2 GB; takes minutes")
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.whole:
-        whole_job(options.whole, options.data, options.out)
+    if options.worker:
+        work_alone(**options.worker)
         return
     with tempfile.TemporaryDirectory() as scratch:
         measure(options, options.data or Path(scratch) / "data", Path(scratch))
@@ -86,6 +89,8 @@ def measure(options: argparse.Namespace, folder: Path, scratch: Path) -> None:
         lambda: kernel_rows(3 * repeats),
         lambda: job_rows(data, repeats),
         lambda: whole_rows(folder, scratch, repeats),
+        lambda: medium_rows(folder, repeats),
+        lambda: long_rows(folder) if options.long else [],
     ):
         for row in measured():
             rows.append(row)
@@ -140,10 +145,11 @@ def kernel_rows(repeats: int) -> list[Row]:
     from nilearn.glm.first_level import run_glm
     from threadpoolctl import threadpool_limits
 
-    from chunkglm.kernels.estimate import Model, contrast_maps, estimate
+    from chunkglm.kernels.estimate import contrast_maps, estimate
     from chunkglm.kernels.factor import factor_design
     from chunkglm.kernels.moments import of_block
     from chunkglm.kernels.noise import AR
+    from chunkglm.kernels.solve import Model
 
     rng = np.random.default_rng(0)
     n_scans, n_regressors, n_voxels = 191, 12, 20_000
@@ -254,8 +260,25 @@ def decompression(runs: Any) -> float:
     return time.perf_counter() - start
 
 
+def work_alone(job: str, **where: str) -> None:
+    """What a fresh process does; it prints its peak memory last."""
+    if job == "fit":
+        fit_alone(where["run"], where["design"], where["mask"])
+    else:
+        whole_job(job, Path(where["folder"]), Path(where["out"]))
+    print(peak_megabytes())
+
+
+def fit_alone(run: str, design: str, mask: str) -> None:
+    """AR(1) fit and a contrast of one run."""
+    import chunkglm as cg
+
+    fit = cg.fit(cg.open_run(run), design, mask=mask, noise="ar1")
+    cg.contrast(fit, "task")["z_score"].compute()
+
+
 def whole_job(side: str, folder: Path, out: Path) -> None:
-    """One fresh process: imports, the two-run job, and its maps written."""
+    """Imports, the two-run job, and its maps written."""
     base = folder / "nipy-data-0.2" / "data" / "fiac" / "fiac0"
     files = (
         [base / f"run{i}.nii.gz" for i in (1, 2)],
@@ -271,7 +294,6 @@ def whole_job(side: str, folder: Path, out: Path) -> None:
         warnings.simplefilter("ignore")
         for name, image in zip(("effect", "variance", "t", "z"), nilearn_job(*files), strict=True):
             image.to_filename(out / f"nilearn_{name}.nii.gz")
-    print(peak_megabytes())
 
 
 def peak_megabytes() -> float:
@@ -296,7 +318,7 @@ def whole_rows(folder: Path, scratch: Path, repeats: int) -> list[Row]:
     measured: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for counted in [False] + [True] * repeats:
         for side in sides:
-            found = fresh_process(side, folder, scratch / "maps")
+            found = fresh_process(job=side, folder=str(folder), out=str(scratch / "maps"))
             if counted:
                 measured[side].append(found)
     seconds, megabytes = (
@@ -313,13 +335,92 @@ def whole_rows(folder: Path, scratch: Path, repeats: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def fresh_process(side: str, folder: Path, out: Path) -> tuple[float, float]:
-    """Seconds and peak megabytes of one side's whole job."""
-    command = [sys.executable, __file__, "--whole", side, "--data", str(folder), "--out", str(out)]
+def medium_rows(folder: Path, repeats: int) -> list[Row]:
+    """A run of 680 volumes: conversion, and a small mask from its store."""
+    import chunkglm as cg
+
+    make_long_run = load_script("make_long_run").make_long_run
+    plain, design, brain, small = make_long_run(folder / "680", (*LONG_SPACE, 680), 20)
+    packed = folder / "680" / "packed" / "bold.nii.gz"
+    if not packed.exists():
+        make_long_run(packed.parent, (*LONG_SPACE, 680), 20, ".nii.gz")
+    store = folder / "680" / "bold.zarr"
+    alone, converted = paired(
+        lambda: decompression([packed]),
+        lambda: cg.convert(packed, store, overwrite=True, progress=False),
+        repeats,
+    )
+    name = "convert 64x76x64x680 .nii.gz; igzip alone beside it"
+    rows = [ratio_row(name, alone, converted, 0.6)]
+    epi = Path(__file__).resolve().parents[2] / "shared" / "data" / "epi" / "bold.nii.gz"
+    if epi.exists():
+        small_store = Path(cg.convert(epi, folder / "epi.zarr", overwrite=True, progress=False))
+        raw = cg.open_run(epi).nbytes
+        chunks = [p for p in small_store.glob("bold/c/**/*") if p.is_file()]
+        stored = sum(p.stat().st_size for p in chunks)
+        ratio = raw / stored
+        rows.append(Row("its compression of a real run (raw, stored)", raw / 1e6, stored / 1e6,
+                        "MB", ratio, ">= 5", ratio >= 5))  # fmt: skip
+    whole, part = paired(
+        lambda: fit_alone(str(store), str(design), str(brain)),
+        lambda: fit_alone(str(store), str(design), str(small)),
+        repeats,
+    )
+    shares = [b / a for a, b in zip(whole, part, strict=True)]
+    share = statistics.median(shares)
+    rows.append(Row("4,000 voxels from its store; the whole brain beside it",
+                    statistics.median(whole), statistics.median(part), "s", share, "<= 0.3",
+                    share <= 0.3, f"{min(shares):.2f}-{max(shares):.2f}"))  # fmt: skip
+    assert plain.exists()
+    return rows
+
+
+def long_rows(folder: Path) -> list[Row]:
+    """Peak memory of a run of 6,804 volumes, 4.2 GB, beside one of 680."""
+    import chunkglm as cg
+
+    make_long_run = load_script("make_long_run").make_long_run
+    rows = []
+    runs = {}
+    for n_scans in (680, 6804):
+        where = folder / str(n_scans)
+        found = (where / "bold.nii", where / "design.csv", where / "mask.nii.gz")
+        if not all(path.exists() for path in found):
+            make_long_run(where, (*LONG_SPACE, n_scans), 20)
+        cg.convert(found[0], where / "long.zarr", overwrite=True, progress=False)
+        runs[n_scans] = (found, where / "long.zarr")
+    for kind in (".nii", "store"):
+        peaks = {}
+        for n_scans, (found, store) in runs.items():
+            run = str(found[0] if kind == ".nii" else store)
+            _, peaks[n_scans] = fresh_process(
+                job="fit", run=run, design=str(found[1]), mask=str(found[2])
+            )
+        growth = peaks[6804] / peaks[680]
+        rows.append(Row(f"peak of 64x76x64x6804 from {kind}; of 680 beside it",
+                        peaks[680], peaks[6804], "MB", growth, "<= 1.1", growth <= 1.1))  # fmt: skip
+        share = peaks[6804] / 1500
+        rows.append(Row("  beside 1,500 MB", 1500, peaks[6804], "MB", share, "<= 1", share <= 1))
+    return rows
+
+
+def load_script(name: str) -> Any:
+    """Import a script that lies beside this one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fresh_process(**job: str) -> tuple[float, float]:
+    """Seconds and peak megabytes of a job in a process of its own."""
+    command = [sys.executable, __file__, "--worker", json.dumps(job)]
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     seconds = time.perf_counter() - start
-    refuse_unless(done.returncode == 0, f"the {side} process")
+    refuse_unless(done.returncode == 0, f"the process for {job}")
     return seconds, float(done.stdout.split()[-1])
 
 
