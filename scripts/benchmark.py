@@ -397,8 +397,9 @@ def long_rows(folder: Path) -> list[Row]:
                 job="fit", run=run, design=str(found[1]), mask=str(found[2])
             )
         growth = peaks[6804] / peaks[680]
-        rows.append(Row(f"peak of 64x76x64x6804 from {kind}; of 680 beside it",
-                        peaks[680], peaks[6804], "MB", growth, "<= 1.1", growth <= 1.1))  # fmt: skip
+        work = f"peak of 64x76x64x6804, {kind}; of 680 volumes beside it"
+        low, high = peaks[680], peaks[6804]
+        rows.append(Row(work, low, high, "MB", growth, "<= 1.1", growth <= 1.1))
         share = peaks[6804] / 1500
         rows.append(Row("  beside 1,500 MB", 1500, peaks[6804], "MB", share, "<= 1", share <= 1))
     return rows

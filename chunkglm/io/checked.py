@@ -57,9 +57,7 @@ class CheckedStore(WrapperStore[Store]):
 
     def lost(self) -> set[str]:
         """Keys that are not there any more, as far as the store can list its keys."""
-        if not self._store.supports_listing:
-            return set()
-        return set(self.manifest.entries) - set(list_keys(self._store))
+        return set(self.manifest.entries) - _listed(self._store, self.manifest, self.label)
 
     def __dask_tokenize__(self) -> object:
         """Tell this writing of this store from any other, without reading it."""
@@ -251,10 +249,20 @@ def verify_store(place: Place) -> list[str]:
         if get(store, "zarr.json") is None:
             raise
         return [str(error).removeprefix(f"{place.label}: ")]
-    return problems(store, manifest)
+    return problems(store, manifest, place.label)
 
 
-def problems(store: Store, manifest: Manifest) -> list[str]:
+def _listed(store: Store, manifest: Manifest, label: str) -> set[str]:
+    """Keys that are there; where a store cannot list them, those that should be."""
+    if not store.supports_listing:
+        return set(manifest.entries)
+    try:
+        return set(list_keys(store))
+    except OSError as error:  # a folder that is renamed while it is gone through
+        raise StoreError(f"{label}: {_GONE}") from error
+
+
+def problems(store: Store, manifest: Manifest, label: str) -> list[str]:
     """Everything that is wrong with a store, key by key."""
     found = []
     for key in manifest.entries:
@@ -264,6 +272,5 @@ def problems(store: Store, manifest: Manifest) -> list[str]:
             problem = f"cannot be read ({error.strerror or error})"
         if problem:
             found.append(f"{key} {problem}")
-    listed = list_keys(store) if store.supports_listing else []
-    foreign = sorted(set(listed) - set(manifest.entries) - {manifest.key})
+    foreign = sorted(_listed(store, manifest, label) - set(manifest.entries) - {manifest.key})
     return [*found, *(f"{key} does not belong to the store" for key in foreign)]

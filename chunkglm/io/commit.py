@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,10 @@ ROOT = "zarr.json"
 BEST_COMPRESSION = 8
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+# Looks, 50 ms apart, that must find nothing before what was begun counts as removed.
+_QUIET = 4
 
 
 @contextlib.contextmanager
@@ -161,10 +166,22 @@ def _folder(place: Place, folder: Path, *, overwrite: bool, needed: int) -> Iter
             if error.errno is None or not _is_below(error.filename, beside):
                 raise
             # What is free is told without what was begun: that is what the next run will find.
-            shutil.rmtree(beside, ignore_errors=True)
+            _abandon(beside)
             raise StoreError(_failure(place.label, folder.parent, needed, error)) from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            if beside.exists():
+                _abandon(beside)
+
+
+def _abandon(beside: Path) -> None:
+    """Remove what was begun, and what threads that are still at it add meanwhile."""
+    quiet = 0
+    for _ in range(100):
+        shutil.rmtree(beside, ignore_errors=True)
+        quiet = 0 if beside.exists() else quiet + 1
+        if quiet == _QUIET:
+            return
+        time.sleep(0.05)
 
 
 def _is_below(name: object, folder: Path) -> bool:
