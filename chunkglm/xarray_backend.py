@@ -12,7 +12,7 @@ from xarray.core import indexing
 
 from chunkglm._types import AnyArray, IntArray, RunSource
 from chunkglm.errors import ImageError
-from chunkglm.plan import even_blocks
+from chunkglm.sizes import even_blocks
 
 # xarray loads every engine the first time it opens anything by name, a netCDF file too. So what
 # costs (dask and nibabel, half a second) is imported by the methods that need it.

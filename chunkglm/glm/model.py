@@ -20,9 +20,9 @@ from chunkglm.kernels.factor import DesignFactor, factor_design
 from chunkglm.kernels.noise import AR, parse_noise
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.lazy.moments import Slabs, make_slabs, moments_of_array, moments_of_source
-from chunkglm.plan import moment_bytes
-from chunkglm.plan import slabs as plan_slabs
 from chunkglm.schema import MOMENTS, SPACE, TIME
+from chunkglm.sizes import moment_bytes
+from chunkglm.sizes import slabs as plan_slabs
 
 
 def fit(

@@ -14,8 +14,8 @@ from chunkglm.io import open_nifti, open_source
 from chunkglm.io.files import is_url
 from chunkglm.io.nifti import NiftiRun
 from chunkglm.lazy.runs import run_array, source_of
-from chunkglm.plan import BUFFER_BYTES, BUFFERS_ALIVE, PROCESS_BYTES, store_chunks
 from chunkglm.schema import SPACE, TIME
+from chunkglm.sizes import BUFFER_BYTES, BUFFERS_ALIVE, PROCESS_BYTES, store_chunks
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 

@@ -24,7 +24,7 @@ from chunkglm.io.nifti_header import (
     run_shape,
 )
 from chunkglm.io.prefetch import prefetched
-from chunkglm.plan import CHUNK_BYTES, even_blocks, parts
+from chunkglm.sizes import CHUNK_BYTES, even_blocks, parts
 
 _DISCARD = 1 << 20
 

@@ -29,7 +29,7 @@ from chunkglm.io.nifti_header import (
     run_shape,
 )
 from chunkglm.io.place import Place
-from chunkglm.plan import CHUNK_BYTES
+from chunkglm.sizes import CHUNK_BYTES
 
 HEADER = "nifti"
 _METADATA = ("zarr.json", ".zarray")  # of zarr v3 and v2

@@ -13,7 +13,7 @@ from chunkglm.kernels.voxels import scatter
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks, block_keys
 from chunkglm.lazy.moments import Slabs
-from chunkglm.plan import even_blocks, map_planes
+from chunkglm.sizes import even_blocks, map_planes
 
 VoxelFunction = Callable[..., Mapping[str, AnyArray]]
 

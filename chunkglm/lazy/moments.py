@@ -15,7 +15,7 @@ from chunkglm.kernels.voxels import VoxelSelection, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks
 from chunkglm.lazy.passes import add_volumes, moments_in_one_pass
-from chunkglm.plan import block_volumes, even_blocks
+from chunkglm.sizes import block_volumes, even_blocks
 
 
 @dataclass(frozen=True, slots=True)

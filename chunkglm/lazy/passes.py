@@ -9,7 +9,7 @@ from chunkglm.kernels.moments import Moments, add_block, in_units, no_moments
 from chunkglm.kernels.voxels import VoxelSelection
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.runs import scaled
-from chunkglm.plan import block_volumes, even_blocks, source_block
+from chunkglm.sizes import block_volumes, even_blocks, source_block
 
 TILE_VOLUMES = 32
 

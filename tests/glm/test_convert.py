@@ -13,7 +13,7 @@ from helpers_lazy import SHAPE, make_data, make_design, names_in, one_line, trut
 
 import chunkglm as cg
 from chunkglm.errors import ImageError, MemoryLimitError, StoreError
-from chunkglm.plan import BUFFERS_ALIVE, PROCESS_BYTES, store_chunks
+from chunkglm.sizes import BUFFERS_ALIVE, PROCESS_BYTES, store_chunks
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_convert__takes_its_chunks_from_the_plan(
 ) -> None:
     import chunkglm.glm.runs as runs
 
-    monkeypatch.setattr("chunkglm.plan.CHUNK_BYTES", 900)
+    monkeypatch.setattr("chunkglm.sizes.CHUNK_BYTES", 900)
     monkeypatch.setattr(runs, "BUFFER_BYTES", 2000)
     store = convert(source, tmp_path / "run.zarr")
     chunks = zarr.open_array(Path(store) / "bold", mode="r").chunks

@@ -76,8 +76,8 @@ def test_open_fit__gives_the_maps_of_the_fit(
 ) -> None:
     options = {"design": DESIGN, "mask": MASK, **KINDS[kind]}
     if options.pop(SLABS, False):
-        monkeypatch.setattr("chunkglm.plan.SMALLEST_SLAB_BYTES", 1)
-        monkeypatch.setattr("chunkglm.plan.SLAB_BYTES", 1)
+        monkeypatch.setattr("chunkglm.sizes.SMALLEST_SLAB_BYTES", 1)
+        monkeypatch.setattr("chunkglm.sizes.SLAB_BYTES", 1)
     fit = cg.fit(run, **options)
     if kind == "empty slabs":
         assert 0 in fit.slabs.n_voxels
@@ -166,7 +166,7 @@ def test_save__gives_the_same_chunks_under_any_scheduler(
     schedulers: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("chunkglm.plan.SMALLEST_SLAB_BYTES", 1)
+    monkeypatch.setattr("chunkglm.sizes.SMALLEST_SLAB_BYTES", 1)
     store = cg.convert(run, tmp_path / "run.zarr", progress=False)
     for source, kinds in ((run, schedulers[:2]), (store, schedulers)):
         fit, chunks = cg.fit(source, DESIGN, mask=MASK, noise=noise), []

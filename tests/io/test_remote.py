@@ -169,7 +169,7 @@ def small_chunks(chunks: tuple[int, int, int, int] = (5, 4, 3, 10)) -> Iterator[
     """Makes stores of several chunks, and slabs of as few planes as may be."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chunkglm.glm.runs.store_chunks", lambda *_: chunks)
-        patch.setattr("chunkglm.plan.SMALLEST_SLAB_BYTES", 1)
+        patch.setattr("chunkglm.sizes.SMALLEST_SLAB_BYTES", 1)
         yield
 
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import chunkglm as cg
-import chunkglm.plan
+import chunkglm.sizes
 
 # Sums over time are added in another order: effects (in standard errors), variances (relative) and
 # z differ by rounding. Noise is 2 % of the level, sums are about the first volume, so that few
@@ -36,9 +36,9 @@ SLOPE, INTERCEPT = np.float32(0.37), np.float32(-11.3)
 def small_plans(slab_bytes: int, series_bytes: int) -> Iterator[None]:
     """Plans for a machine with next to no memory."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunkglm.plan, "SMALLEST_SLAB_BYTES", slab_bytes)
-        patch.setattr(chunkglm.plan, "SLAB_BYTES", slab_bytes)
-        patch.setattr(chunkglm.plan, "SERIES_BYTES", series_bytes)
+        patch.setattr(chunkglm.sizes, "SMALLEST_SLAB_BYTES", slab_bytes)
+        patch.setattr(chunkglm.sizes, "SLAB_BYTES", slab_bytes)
+        patch.setattr(chunkglm.sizes, "SERIES_BYTES", series_bytes)
         yield
 
 

@@ -155,9 +155,9 @@ def test_compute__of_maps_and_fixed_effects_reads_each_compressed_run_once(
 def test_compute__of_several_contrasts_reads_each_slab_once(
     folder: Path, reads: list[Any], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    import chunkglm.plan
+    import chunkglm.sizes
 
-    monkeypatch.setattr(chunkglm.plan, "SMALLEST_SLAB_BYTES", 1)
+    monkeypatch.setattr(chunkglm.sizes, "SMALLEST_SLAB_BYTES", 1)
     fit = cg.fit(folder / name, DESIGN, mask=MASK)
     dask.compute(cg.contrast(fit, "a"), cg.contrast(fit, "b"), fit.beta)
     planes = [call[2] for call in reads]

@@ -39,8 +39,8 @@ def lazy_results(tmp_path_factory: pytest.TempPathFactory) -> list[xr.Dataset]:
     write_run(folder / "two.nii", make_data(seed=1, dtype="f4"))
     cg.convert(folder / "one.nii.gz", folder / "one.zarr", progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chunkglm.plan.SMALLEST_SLAB_BYTES", 1)
-        patch.setattr("chunkglm.plan.SERIES_BYTES", 3000)
+        patch.setattr("chunkglm.sizes.SMALLEST_SLAB_BYTES", 1)
+        patch.setattr("chunkglm.sizes.SERIES_BYTES", 3000)
         fits = [
             cg.fit(folder / "one.nii.gz", DESIGN, mask=MASK),
             cg.fit(folder / "two.nii", DESIGN, mask=MASK, smoothing_fwhm=5.0),

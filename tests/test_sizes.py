@@ -7,29 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import chunkglm.plan as plan
-from chunkglm.plan import block_volumes, even_blocks, moment_bytes, parts, slabs, store_chunks
+import chunkglm.sizes as sizes
+from chunkglm.sizes import block_volumes, even_blocks, moment_bytes, parts, slabs, store_chunks
 
-sizes = st.integers(1, 5000)
+counts = st.integers(1, 5000)
 shapes = st.tuples(
     st.integers(1, 400), st.integers(1, 400), st.integers(1, 300), st.integers(1, 20_000)
 )
 
 
-def test_plan__examples_in_its_documentation_hold() -> None:
-    found = doctest.testmod(plan)
+def test_sizes__examples_in_its_documentation_hold() -> None:
+    found = doctest.testmod(sizes)
     assert found.attempted >= 6
     assert found.failed == 0
 
 
-@given(n=sizes, largest=sizes)
+@given(n=counts, largest=counts)
 def test_parts__are_the_fewest_of_at_most_the_largest(n: int, largest: int) -> None:
     length = parts(n, largest)
     assert 1 <= length <= min(n, largest)
     assert -(-n // length) == -(-n // min(n, largest))
 
 
-@given(n=sizes, largest=sizes)
+@given(n=counts, largest=counts)
 def test_even_blocks__cover_all_once_and_are_even(n: int, largest: int) -> None:
     blocks = even_blocks(n, largest)
     assert list(chain(*blocks)) == list(range(n))
@@ -50,7 +50,7 @@ def test_store_chunks__keep_their_bounds(
     volume = shape[0] * shape[1] * shape[2] * itemsize
     assert block * volume <= buffer or block == 1
     plane = x * y * itemsize * block
-    assert slab * plane <= plan.CHUNK_BYTES or slab == 1
+    assert slab * plane <= sizes.CHUNK_BYTES or slab == 1
 
 
 @given(shape=shapes, itemsize=st.sampled_from([1, 2, 4, 8]))
@@ -63,7 +63,7 @@ def test_store_chunks__are_no_smaller_than_they_must_be(
     # Parts are even, so at least half of what would fit is used along each of the two axes.
     assert (
         whole
-        or 4 * size + 4 * x * y * itemsize * block >= min(plan.CHUNK_BYTES, plan.BUFFER_BYTES) / 2
+        or 4 * size + 4 * x * y * itemsize * block >= min(sizes.CHUNK_BYTES, sizes.BUFFER_BYTES) / 2
     )
 
 
@@ -90,7 +90,7 @@ def test_slabs__cover_all_planes_once_and_never_mix(
         # What is read together has voxels in each unit, or in none.
         assert all(units) or not any(units)
         # No slab is larger than the limit, save one that cannot be cut.
-        assert sum(units) * size <= plan.SLAB_BYTES or len(units) == 1
+        assert sum(units) * size <= sizes.SLAB_BYTES or len(units) == 1
 
 
 @given(voxels=planes_of_voxels, size=st.integers(1, 2000), unit=st.integers(1, 12))
@@ -104,14 +104,14 @@ def test_slabs__without_voxels_are_not_cut_up(voxels: list[int], size: int, unit
 def test_block_volumes__keep_their_bounds(n: int, scans: int) -> None:
     found = block_volumes(n, scans)
     assert 1 <= found <= scans
-    smallest = min(plan.SMALLEST_BLOCK, scans)
-    assert found == smallest or 8 * n * found <= plan.SERIES_BYTES
+    smallest = min(sizes.SMALLEST_BLOCK, scans)
+    assert found == smallest or 8 * n * found <= sizes.SERIES_BYTES
 
 
 @given(volume=st.integers(1, 10**9), scans=st.integers(1, 20_000))
 def test_block_volumes__bound_what_is_read_whatever_the_mask(volume: int, scans: int) -> None:
     found = block_volumes(1, scans, volume)
-    assert found == 1 or volume * found <= plan.LARGEST_BLOCK_BYTES
+    assert found == 1 or volume * found <= sizes.LARGEST_BLOCK_BYTES
 
 
 @pytest.mark.parametrize(("rank", "lags"), [(1, 0), (12, 0), (12, 1), (300, 1), (5, 3)])
