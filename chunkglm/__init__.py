@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from chunkglm.errors import ChunkglmError
     from chunkglm.glm import (
         Fit,
+        Plan,
         contrast,
         convert,
         export_nifti,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         open_fit,
         open_maps,
         open_run,
+        plan,
         save,
         verify,
     )
@@ -28,6 +30,7 @@ _HOME = {
     "AR": "chunkglm.kernels.noise",
     "ChunkglmError": "chunkglm.errors",
     "Fit": "chunkglm.glm",
+    "Plan": "chunkglm.glm",
     "contrast": "chunkglm.glm",
     "convert": "chunkglm.glm",
     "design_from_events": "chunkglm.design",
@@ -39,6 +42,7 @@ _HOME = {
     "open_fit": "chunkglm.glm",
     "open_maps": "chunkglm.glm",
     "open_run": "chunkglm.glm",
+    "plan": "chunkglm.glm",
     "plot_montage": "chunkglm.report",
     "save": "chunkglm.glm",
     "simulate_fiac": "chunkglm.datasets",
@@ -49,6 +53,7 @@ __all__ = [
     "AR",
     "ChunkglmError",
     "Fit",
+    "Plan",
     "contrast",
     "convert",
     "design_from_events",
@@ -60,6 +65,7 @@ __all__ = [
     "open_fit",
     "open_maps",
     "open_run",
+    "plan",
     "plot_montage",
     "save",
     "simulate_fiac",

@@ -7,8 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import chunkglm.memory as memory
 import chunkglm.sizes as sizes
-from chunkglm.sizes import block_volumes, even_blocks, moment_bytes, parts, slabs, store_chunks
+from chunkglm.memory import Reading, Solving, conversion_bytes, fit_bytes, reading, reading_bytes
+from chunkglm.sizes import (
+    block_volumes,
+    conversion_buffer,
+    even_blocks,
+    map_planes,
+    moment_bytes,
+    parts,
+    slabs,
+    source_block,
+    store_chunks,
+)
 
 counts = st.integers(1, 5000)
 shapes = st.tuples(
@@ -17,9 +29,10 @@ shapes = st.tuples(
 
 
 def test_sizes__examples_in_its_documentation_hold() -> None:
-    found = doctest.testmod(sizes)
-    assert found.attempted >= 6
-    assert found.failed == 0
+    for module in (sizes, memory):
+        found = doctest.testmod(module)
+        assert found.attempted >= 6
+        assert found.failed == 0
 
 
 @given(n=counts, largest=counts)
@@ -58,13 +71,16 @@ def test_store_chunks__are_no_smaller_than_they_must_be(
     shape: tuple[int, int, int, int], itemsize: int
 ) -> None:
     x, y, slab, block = store_chunks(shape, itemsize)
-    size = x * y * slab * block * itemsize
-    whole = slab == shape[2] and block == shape[3]
-    # Parts are even, so at least half of what would fit is used along each of the two axes.
+    # One volume more, or one plane, would be too much for the buffer or the chunk; parts are even,
+    # so that up to half of what would fit is left.
+    volume, plane = x * y * shape[2] * itemsize, x * y * itemsize
+    deep = plane * min(shape[2], sizes.CHUNK_PLANES)
     assert (
-        whole
-        or 4 * size + 4 * x * y * itemsize * block >= min(sizes.CHUNK_BYTES, sizes.BUFFER_BYTES) / 2
+        block == shape[3]
+        or 2 * block * volume + volume > sizes.BUFFER_BYTES
+        or 2 * block * deep + deep > sizes.CHUNK_BYTES
     )
+    assert slab == shape[2] or 2 * slab * plane * block + plane * block > sizes.CHUNK_BYTES
 
 
 planes_of_voxels = st.lists(st.one_of(st.just(0), st.integers(0, 40_000)), min_size=1, max_size=80)
@@ -112,6 +128,57 @@ def test_block_volumes__keep_their_bounds(n: int, scans: int) -> None:
 def test_block_volumes__bound_what_is_read_whatever_the_mask(volume: int, scans: int) -> None:
     found = block_volumes(1, scans, volume)
     assert found == 1 or volume * found <= sizes.LARGEST_BLOCK_BYTES
+
+
+@given(scans=st.integers(100, 10**6), n=st.integers(1, 10**6), volume=st.integers(1, 10**8))
+def test_block_volumes__do_not_grow_with_the_run(scans: int, n: int, volume: int) -> None:
+    longest = max(sizes.SERIES_BYTES // (8 * n), sizes.SMALLEST_BLOCK)
+    assert block_volumes(n, scans, volume) <= longest
+    if scans > longest:
+        assert block_volumes(n, scans, volume) == block_volumes(n, 10 * scans, volume)
+
+
+@given(n=st.integers(1, 500), chunk=st.integers(1, 10_000), volume=st.integers(1, 10**7))
+def test_source_block__is_whole_chunks_or_small(n: int, chunk: int, volume: int) -> None:
+    found = source_block(n, chunk, volume)
+    assert found == n or (found % chunk == 0 and found * volume <= sizes.LARGEST_BLOCK_BYTES)
+
+
+@given(plane=st.integers(0, 10**9))
+def test_map_planes__keep_their_bound(plane: int) -> None:
+    found = map_planes(plane)
+    assert found == 1 or found * plane <= sizes.MAPS_BYTES
+
+
+@given(limit=st.integers(0, 10**10), volume=st.integers(1, 10**8))
+def test_conversion_buffer__keeps_the_limit(limit: int, volume: int) -> None:
+    buffer = conversion_buffer(limit, volume)
+    assert buffer >= volume
+    assert conversion_bytes(buffer, buffer) <= limit or buffer == volume
+
+
+tasks = st.builds(
+    reading,
+    n_voxels=st.integers(1, 10**6),
+    rank=st.integers(1, 50),
+    n_lags=st.integers(0, 3),
+    moments=st.integers(0, 10**8),
+    n_scans=st.integers(2, 5000),
+    volume=st.integers(1, 10**7),
+    itemsize=st.sampled_from([1, 2, 4, 8]),
+    chunk_volumes=st.integers(1, 100),
+    chunk=st.integers(0, 10**7),
+    forward_only=st.booleans(),
+)
+
+
+@given(found=st.lists(tasks, max_size=6), threads=st.integers(1, 8))
+def test_fit_bytes__grow_with_tasks_and_threads(found: list[Reading], threads: int) -> None:
+    solvings = [Solving((1000, 2000), 7)] * 6
+    needed = fit_bytes(found, solvings, 10**5, 10**6, 10**6, threads)
+    assert needed >= sizes.PROCESS_BYTES + max(map(reading_bytes, found), default=0)
+    assert fit_bytes(found, solvings, 10**5, 10**6, 10**6, threads + 1) >= needed
+    assert fit_bytes(found[1:], solvings, 10**5, 10**6, 10**6, threads) <= needed
 
 
 @pytest.mark.parametrize(("rank", "lags"), [(1, 0), (12, 0), (12, 1), (300, 1), (5, 3)])

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from chunkglm.cli.plan import plan
 from chunkglm.errors import ChunkglmError, MapsError
 
 EXIT_BAD_INPUT = 2
@@ -35,6 +36,9 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 def main() -> None:
     """Out-of-core, parallel GLM for task fMRI."""
     warnings.showwarning = _show_warning
+
+
+main.add_command(plan)
 
 
 @main.command()

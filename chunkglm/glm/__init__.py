@@ -5,10 +5,13 @@ from chunkglm.glm.fitted import Fit, open_fit
 from chunkglm.glm.fixed import fixed_effects
 from chunkglm.glm.maps import open_maps, save
 from chunkglm.glm.model import fit
+from chunkglm.glm.planning import plan
+from chunkglm.glm.plans import Plan
 from chunkglm.glm.runs import convert, export_nifti, open_run, verify
 
 __all__ = [
     "Fit",
+    "Plan",
     "contrast",
     "convert",
     "export_nifti",
@@ -17,6 +20,7 @@ __all__ = [
     "open_fit",
     "open_maps",
     "open_run",
+    "plan",
     "save",
     "verify",
 ]

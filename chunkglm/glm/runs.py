@@ -14,8 +14,9 @@ from chunkglm.io import open_nifti, open_source
 from chunkglm.io.files import is_url
 from chunkglm.io.nifti import NiftiRun
 from chunkglm.lazy.runs import run_array, source_of
+from chunkglm.memory import conversion_bytes
 from chunkglm.schema import SPACE, TIME
-from chunkglm.sizes import BUFFER_BYTES, BUFFERS_ALIVE, PROCESS_BYTES, store_chunks
+from chunkglm.sizes import conversion_buffer, store_chunks
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -141,13 +142,15 @@ def convert(
 
 
 def _buffer(run: NiftiRun, memory_limit: str | int | None) -> int:
-    if memory_limit is None:
-        return BUFFER_BYTES
-    limit = parse_bytes(memory_limit)
-    buffer = min(BUFFER_BYTES, (limit - PROCESS_BYTES) // BUFFERS_ALIVE)
-    if buffer < run.volume_bytes:
-        needed = PROCESS_BYTES + BUFFERS_ALIVE * run.volume_bytes
-        msg = f"{run.path}: converting needs {needed} bytes of memory, but the limit is {limit}"
+    """Bytes of volumes that may be held at once; refused when not even one may."""
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
+    buffer = conversion_buffer(limit, run.volume_bytes)
+    needed = conversion_bytes(buffer, buffer)
+    if limit is not None and needed > limit:
+        msg = (
+            f"{run.path}: converting needs {needed} bytes of memory, but the limit is {limit}; "
+            "it holds one volume at a time already"
+        )
         raise MemoryLimitError(msg)
     return buffer
 

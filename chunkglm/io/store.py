@@ -171,7 +171,7 @@ def write_store(
     place : Place
         Where the store will be.
     chunks : tuple of four ints
-        From `plan.store_chunks`; one block of time is held at once.
+        From `sizes.store_chunks`; one block of time is held at once.
     overwrite : bool
         Replace a store that is there, once the new one is whole.
     advance : callable

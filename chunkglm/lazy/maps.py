@@ -1,11 +1,13 @@
 """Maps over (x, y, z) from moments over voxels, and maps from maps, slab by slab."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray
 from chunkglm.kernels.moments import Moments
@@ -62,6 +64,25 @@ def maps_of_moments(
     x, y, _ = slabs.mask.shape
     chunks = ((x,), (y,), tuple(len(p) for p in slabs.planes))
     return arrays_of_tasks(name, tasks, keys, fields, chunks, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """One set of maps of a graph: slabs of moments to which a kernel is applied."""
+
+    n_voxels: tuple[int, ...]  # of each slab that holds any
+
+
+def solved_in(graph: HighLevelGraph) -> list[Solved]:
+    """Return what makes maps of moments; nothing is run."""
+    found = []
+    for name, layer in graph.layers.items():
+        tasks = dict(layer)
+        if isinstance(tasks.get((name, "arguments")), _Arguments):
+            slabs = [t[0] for t in tasks.values() if isinstance(t, tuple) and len(t) > 1]
+            voxels = tuple(int(s.mask.sum()) for s in slabs if isinstance(s, _SlabFunction))
+            found.append(Solved(voxels))
+    return found
 
 
 class _Arguments:

@@ -7,6 +7,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, RunSource
 from chunkglm.kernels.factor import DesignFactor
@@ -16,6 +17,8 @@ from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks
 from chunkglm.lazy.passes import add_volumes, moments_in_one_pass
 from chunkglm.sizes import block_volumes, even_blocks
+
+_PREFIX = "moments-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def moments_of_source(
         One for each field of `Moments`, chunked over voxels.
     """
     shifted = factor.shifted_basis(n_lags)
-    name = "moments-" + tokenize(source.token, slabs.mask, slabs.planes, shifted, sigma)
+    name = _PREFIX + tokenize(source.token, slabs.mask, slabs.planes, shifted, sigma)
     tasks: dict[Any, Any] = {(name, "basis"): shifted}
     keys = [(name, i) for i in range(len(slabs.occupied))]
     if source.forward_only:
@@ -110,6 +113,33 @@ def _voxels_as_fields(moments: Moments, first: int, stop: int) -> dict[str, Floa
     return moments.of_voxels(slice(first, stop))._asdict()
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One task of a graph that reads a run."""
+
+    source: RunSource | None  # None for a run that is any dask array
+    selection: VoxelSelection
+    rank: int  # of the design
+    n_lags: int
+    n_scans: int
+
+
+def passes_in(graph: HighLevelGraph) -> list[Pass]:
+    """Return the tasks that read runs; nothing is run."""
+    found: list[Pass] = []
+    for name, layer in graph.layers.items():
+        if not name.startswith(_PREFIX):
+            continue
+        tasks = dict(layer)
+        n_rows, rank, n_scans = tasks[(name, "basis")].shape
+        for task in tasks.values():
+            if isinstance(task, VoxelSelection):
+                found.append(Pass(None, task, rank, n_rows - 1, n_scans))
+            elif isinstance(task, tuple) and task[0] in (moments_in_one_pass, _slab_as_fields):
+                found.append(Pass(task[1], task[2], rank, n_rows - 1, n_scans))
+    return found
+
+
 def moments_of_array(
     run: da.Array,
     slabs: Slabs,
@@ -130,7 +160,7 @@ def moments_of_array(
     dict of dask arrays
     """
     shifted = factor.shifted_basis(n_lags)
-    name = "moments-" + tokenize(run, slabs.mask, slabs.planes, shifted, sigma)
+    name = _PREFIX + tokenize(run, slabs.mask, slabs.planes, shifted, sigma)
     tasks: dict[Any, Any] = {(name, "basis"): shifted}
     keys, dependencies = [], []
     for i, slab in enumerate(slabs.occupied):

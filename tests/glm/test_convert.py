@@ -53,16 +53,14 @@ def test_open_zarr__reads_the_scaled_values(tmp_path: Path, dtype: str, scaled: 
     assert found["time"].to_numpy().tolist() == [2.0 * t for t in range(30)]
 
 
-def test_convert__takes_its_chunks_from_the_plan(
+def test_convert__takes_its_chunks_from_the_sizes(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import chunkglm.glm.runs as runs
-
     monkeypatch.setattr("chunkglm.sizes.CHUNK_BYTES", 900)
-    monkeypatch.setattr(runs, "BUFFER_BYTES", 2000)
+    monkeypatch.setattr("chunkglm.sizes.BUFFER_BYTES", 800)
     store = convert(source, tmp_path / "run.zarr")
     chunks = zarr.open_array(Path(store) / "bold", mode="r").chunks
-    assert chunks == store_chunks(SHAPE, 2, 2000)
+    assert chunks == store_chunks(SHAPE, 2, 800)
     assert chunks[:2] == SHAPE[:2]
     assert chunks[2] < SHAPE[2]
     assert chunks[3] < SHAPE[3]

@@ -1,0 +1,197 @@
+"""Peak memory of a process, from sizes alone, in pure integers; nothing is read.
+
+Every sum is of what is alive at once, with what the C library keeps of freed memory where that has
+been measured. It is a ceiling: fresh processes are seen at 0.5 to 0.95 of it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from chunkglm.sizes import (
+    BUFFERS_ALIVE,
+    MAPS_BYTES,
+    PROCESS_BYTES,
+    block_volumes,
+    source_block,
+)
+
+# Blocks of a run that can only be read forwards: one used, one waiting, one being filled.
+BLOCKS_AHEAD = 3
+
+# Blocks of a run that is any dask array: held, cut and joined by dask.
+BLOCKS_OF_ARRAY = 4
+
+# Chunks of a store for each task that reads it (compressed, decoded, handed over, freed), and those
+# that the C library keeps for zarr's threads.
+CHUNKS_PER_READER, CHUNKS_KEPT = 4, 14
+
+# Samples whose moments are added up at once, `kernels.moments.SAMPLES_IN_CACHE`.
+SAMPLES_AT_ONCE = 200_000
+
+# Numbers of 8 bytes for each voxel of the mask: its place in graph and coordinates; its solution,
+# statistic, p and z while a slab is solved.
+NUMBERS_IN_GRAPH, NUMBERS_SOLVING = 4, 24
+
+# And for each voxel of the volume: the maps that wait for those of other runs.
+NUMBERS_WAITING = 4
+
+# Combining maps takes several times what is given to it.
+TIMES_COMBINING = 4
+
+
+class Reading(NamedTuple):
+    """One task that reads a run and adds up moments."""
+
+    n_voxels: int  # selected
+    rank: int  # of the design
+    n_lags: int
+    moments: int  # bytes of its result
+    n_volumes: int  # worked on at once
+    blocks: int  # volumes held as they lie in the file
+    volume: int  # bytes of the planes read of each volume, as they lie in the file
+    itemsize: int
+    chunk: int  # bytes of a store's chunk, 0 for a file
+    forward_only: bool  # read once, by one task, for all slabs
+
+
+class Solving(NamedTuple):
+    """One set of maps made of moments."""
+
+    slabs: tuple[int, ...]  # voxels of each
+    n_maps: int  # numbers for each voxel
+
+
+def reading(
+    *,
+    n_voxels: int,
+    rank: int,
+    n_lags: int,
+    moments: int,
+    n_scans: int,
+    volume: int,
+    itemsize: int,
+    chunk_volumes: int,
+    chunk: int,
+    forward_only: bool,
+    copies: int = 1,
+) -> Reading:
+    """Sizes of a task that reads, from what it reads.
+
+    Examples
+    --------
+    >>> run = dict(n_scans=191, volume=64 * 64 * 30 * 2, itemsize=2, rank=12, n_lags=1)
+    >>> task = reading(n_voxels=20_000, moments=240 * 20_000, **run, chunk_volumes=16, chunk=0,
+    ...                forward_only=True)
+    >>> task.n_volumes, task.blocks
+    (32, 96)
+    """
+    n_volumes = block_volumes(n_voxels, n_scans, volume)
+    held = n_volumes
+    if not forward_only:
+        held = source_block(n_volumes, chunk_volumes, volume)
+    blocks = held * (BLOCKS_AHEAD if forward_only else copies)
+    return Reading(
+        n_voxels, rank, n_lags, moments, n_volumes, blocks, volume, itemsize, chunk, forward_only
+    )
+
+
+def reading_bytes(task: Reading) -> int:
+    """Memory of one task that reads, beside the moments it makes.
+
+    Examples
+    --------
+    >>> task = Reading(20_000, 12, 1, 0, 32, 96, 64 * 64 * 30 * 2, 2, 0, True)
+    >>> reading_bytes(task) // 10**6
+    44
+    """
+    # Of a block that is worked on: in float64 for the voxels selected, and once more contiguous.
+    series = task.n_volumes * (8 * task.n_voxels + task.volume)
+    # Four copies of a volume in float64 while it is smoothed.
+    smoothing = 4 * 8 * task.volume // task.itemsize
+    # A part in float64, its products, and their sum, for as many voxels as stay in cache.
+    at_once = min(task.n_voxels, SAMPLES_AT_ONCE // max(1, task.n_volumes) + 1)
+    rows = (task.n_lags + 1) * task.rank + 1
+    adding = 8 * SAMPLES_AT_ONCE + 2 * 8 * rows * at_once
+    chunks = CHUNKS_PER_READER * task.chunk
+    return task.blocks * task.volume + series + smoothing + adding + chunks
+
+
+def fit_bytes(
+    readings: Sequence[Reading],
+    solvings: Sequence[Solving],
+    grid: int,
+    results: int,
+    in_memory: int,
+    threads: int,
+) -> int:
+    """Peak memory of fits, their contrasts, and maps of several runs combined.
+
+    Parameters
+    ----------
+    readings : sequence of Reading
+        Each task that reads; none when the moments are there.
+    solvings : sequence of Solving
+        Each set of maps made of moments; none when the maps are there.
+    grid : int
+        Voxels of the volume.
+    results : int
+        Bytes of what is computed in the end.
+    in_memory : int
+        Bytes of arrays that are held before anything starts.
+    threads : int
+        Tasks that run at once.
+
+    Examples
+    --------
+    >>> task = Reading(20_000, 12, 1, 4_800_000, 32, 96, 64 * 64 * 30 * 2, 2, 0, True)
+    >>> maps = Solving((10_000, 10_000), 7)
+    >>> grid = 64 * 64 * 30
+    >>> fit_bytes([task], [maps], grid, 56 * grid, 0, threads=1) // 10**6
+    241
+    >>> fit_bytes([task] * 2, [maps] * 2, grid, 56 * grid, 0, threads=2) // 10**6
+    370
+    """
+    total = PROCESS_BYTES + in_memory
+    total += 8 * NUMBERS_IN_GRAPH * sum(task.n_voxels for task in readings)
+    total += _largest((reading_bytes(task) for task in readings), threads)
+    total += CHUNKS_KEPT * max((task.chunk for task in readings), default=0)
+    # Moments of a whole run wait until the last of its slabs is solved, beside those being made;
+    # moments of a slab are solved next. Scaling them makes a second copy.
+    forward = [task.moments for task in readings if task.forward_only]
+    total += _largest(forward, threads + 2) + _largest(forward, threads)
+    total += _largest((task.moments for task in readings if not task.forward_only), 2 * threads)
+    slabs = [n for maps in solvings for n in maps.slabs]
+    total += 8 * NUMBERS_SOLVING * _largest(slabs, threads)
+    total += _largest((8 * maps.n_maps * n for maps in solvings for n in maps.slabs), threads)
+    if len(solvings) != 1:
+        total += 8 * NUMBERS_WAITING * grid * len(solvings)
+        total += TIMES_COMBINING * MAPS_BYTES * threads
+    # Blocks of the results, and the arrays they are put together in.
+    return total + 2 * results
+
+
+def _largest(sizes: Iterable[int], n: int) -> int:
+    """The sum of the n largest."""
+    return sum(sorted(sizes, reverse=True)[:n])
+
+
+def conversion_bytes(buffer: int, block: int) -> int:
+    """Peak memory of a conversion.
+
+    Parameters
+    ----------
+    buffer : int
+        Bytes of volumes that it may hold at once.
+    block : int
+        Bytes of one block of time, whole volumes; less where chunks of that length are large.
+
+    Examples
+    --------
+    >>> conversion_bytes(16_000_000, 16_000_000) // 10**6
+    394
+    >>> conversion_bytes(16_000_000, 1_000_000) // 10**6
+    212
+    """
+    # What the C library keeps for a dozen threads does not shrink as fast as the blocks do: blocks
+    # of 2.5 MB were seen to take 85 MB, of 7.4 MB 135 MB, of 16 MB 185 MB.
+    return PROCESS_BYTES + BUFFERS_ALIVE * min(buffer, 3 * block)
