@@ -70,3 +70,10 @@ MODEL_MAPS = _table(
     VarSpec("ar", ("lag", *SPACE), "f8", "autoregressive coefficients of the noise"),
     VarSpec("r_square", SPACE, "f8", "share of variance explained by least squares"),
 )
+# In the units of the fit.
+SERIES = _table(
+    VarSpec("predicted", (*SPACE, TIME), "f8", "signal that the model predicts"),
+    VarSpec("residuals", (*SPACE, TIME), "f8", "signal less what the model predicts"),
+    VarSpec("whitened_predicted", (*SPACE, TIME), "f8", "whitened prediction"),
+    VarSpec("whitened_residuals", (*SPACE, TIME), "f8", "whitened residuals"),
+)

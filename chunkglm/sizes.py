@@ -36,6 +36,12 @@ SMALLEST_BLOCK = 4
 # A store whose chunks of time make longer blocks than this is read in parts of its chunks.
 LARGEST_BLOCK_BYTES = 32 * MB
 
+# Residuals or predictions of a slab and a block of time, as float64 over whole planes.
+SERIES_BLOCK_BYTES = 16 * MB
+
+# Blocks in which a compressed run is looked at again: each is read from the start of the file.
+FORWARD_BLOCK_BYTES = 32 * MB
+
 # Maps of all runs that are combined at once; combining them takes several times as much.
 MAPS_BYTES = 8 * MB
 
@@ -225,6 +231,49 @@ def source_block(n_volumes: int, chunk: int, volume_bytes: int) -> int:
     """
     whole = chunk * max(1, n_volumes // chunk)
     return whole if whole * volume_bytes <= LARGEST_BLOCK_BYTES else n_volumes
+
+
+def series_block(volume_bytes: int, chunk: int, n_scans: int) -> int:
+    """Volumes of a block of residuals or predictions: whole chunks of the run, if they are small.
+
+    Parameters
+    ----------
+    volume_bytes : int
+        Of one volume of the block, as float64.
+    chunk : int
+        Volumes in a chunk of the run.
+    n_scans : int
+        Of the run.
+
+    Examples
+    --------
+    >>> series_block(64 * 64 * 8 * 8, chunk=64, n_scans=191)
+    64
+    >>> series_block(91 * 109 * 13 * 8, chunk=25, n_scans=6804)
+    15
+    """
+    length = max(1, SERIES_BLOCK_BYTES // volume_bytes)
+    if length >= chunk:
+        length -= length % chunk
+    return min(length, n_scans)
+
+
+def forward_block(volume_bytes: int, n_scans: int) -> int:
+    """Volumes read at once of a file that is read from its start each time.
+
+    Parameters
+    ----------
+    volume_bytes : int
+        Of one volume, as it lies in the file.
+    n_scans : int
+        Of the run.
+
+    Examples
+    --------
+    >>> forward_block(64 * 64 * 30 * 2, 191), forward_block(64 * 76 * 64 * 2, 6804)
+    (130, 51)
+    """
+    return min(n_scans, max(1, FORWARD_BLOCK_BYTES // volume_bytes))
 
 
 def map_planes(plane_bytes: int) -> int:

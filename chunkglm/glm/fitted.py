@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from chunkglm.design import Design
+from chunkglm.glm.series import predicted_of, residuals_of
 from chunkglm.glm.space import Grid, grid_of_attrs
 from chunkglm.glm.stored import read_dataset, small, write_dataset
 from chunkglm.kernels.estimate import model_maps
@@ -129,6 +130,55 @@ class Fit:
         """Why a voxel is NaN: 1 outside the mask, 2 constant, 3 not finite, 4 nothing left over."""
         return self._maps()["voxel_status"]
 
+    def residuals(self, run: Any, *, whitened: bool = False) -> xr.DataArray:
+        """What the model leaves of the run, (x, y, z, time); lazy, block by block.
+
+        Parameters
+        ----------
+        run : DataArray or path
+            The run that was fitted, in any form. Smoothing and scaling are those of the fit.
+        whitened : bool
+            Filtered with each voxel's autoregressive coefficients, ``W(y - X beta)``: the residuals
+            whose squares are summed for `sigma2`. The first samples are as they are.
+
+        Returns
+        -------
+        xarray.DataArray
+            In the units of the fit. NaN outside the mask and where nothing is estimated; with
+            `whitened`, also where the design explains everything (`voxel_status` 4).
+
+        Raises
+        ------
+        ImageError
+            When the run is not of the shape that was fitted, or, once computed, does not begin with
+            the same volume.
+
+        Notes
+        -----
+        nilearn's attribute `residuals` is something else with AR noise: the signal less the
+        *whitened* prediction, ``y - W X beta``, which is
+        ``residuals(run) + predicted() - predicted(whitened=True)``.
+
+        A compressed run is read from its start for each 32 MB of it: `convert` a long one first.
+        """
+        return residuals_of(self, run, whitened=whitened)
+
+    def predicted(self, *, whitened: bool = False) -> xr.DataArray:
+        """What the model says of every volume, (x, y, z, time); lazy, and no run is read.
+
+        Parameters
+        ----------
+        whitened : bool
+            Filtered with each voxel's autoregressive coefficients, ``W X beta``: what nilearn calls
+            `predicted`.
+
+        Returns
+        -------
+        xarray.DataArray
+            ``X beta`` in the units of the fit. NaN outside the mask and where nothing is estimated.
+        """
+        return predicted_of(self, whitened=whitened)
+
     def _maps(self) -> xr.Dataset:
         specs = {**MODEL_MAPS, VOXEL_STATUS.name: VOXEL_STATUS}
         leading = {"beta": (len(self.design.names),), "ar": (self.noise.order,)}
@@ -207,6 +257,8 @@ def fit_of_stored(dataset: xr.Dataset, label: str) -> Fit:
     planes = [range(a, b) for a, b in pairwise(edges)]
     design = Design(small(dataset, "design"), tuple(attrs["regressors"]), attrs["design_source"])
     moments = dataset[list(MOMENTS)]
+    if TIME in dataset.coords:
+        moments = moments.assign_coords({TIME: dataset.coords[TIME].variable})
     moments.attrs = {name: attrs[name] for name in ("run", "smoothing_fwhm")}
     return Fit(
         moments,

@@ -14,7 +14,7 @@ from chunkglm.design import Design, check_repetition_time, load_design
 from chunkglm.errors import DesignError, ImageError
 from chunkglm.glm.fitted import Fit
 from chunkglm.glm.masks import load_mask
-from chunkglm.glm.runs import open_run, untouched_source
+from chunkglm.glm.runs import check_run, open_run, untouched_source
 from chunkglm.glm.space import Grid, grid_of, short_header
 from chunkglm.kernels.factor import DesignFactor, factor_design
 from chunkglm.kernels.noise import AR, parse_noise
@@ -77,7 +77,7 @@ def fit(
     """
     if isinstance(run, (str, Path)):
         run = open_run(run)
-    label = _check_run(run)
+    label = check_run(run)
     percent = _check_scaling(scaling)
     noise = parse_noise(noise)
     known = run.attrs.get("repetition_time")
@@ -104,6 +104,8 @@ def fit(
         data = data if isinstance(data, da.Array) else da.from_array(data)
         arrays = moments_of_array(data, slabs, factor, noise.order, sigma)
     dataset = _moments_dataset(arrays, slabs, label, fwhm)
+    if TIME in run.coords:
+        dataset = dataset.assign_coords({TIME: run.coords[TIME].variable})
     return Fit(dataset, loaded, noise, percent, grid, slabs, factor)
 
 
@@ -112,20 +114,6 @@ def _kept_volumes(run: xr.DataArray, t_r: float | None) -> FloatArray | None:
     if t_r is None or TIME not in run.coords:
         return None
     return np.asarray(run.coords[TIME], dtype=np.float64) / t_r
-
-
-def _check_run(run: Any) -> str:
-    if not isinstance(run, xr.DataArray):
-        msg = f"run must be a path or a DataArray from open_run, but got {type(run).__name__}"
-        raise ImageError(msg)
-    label = str(run.attrs.get("source", run.name or "run"))
-    if set(run.dims) != {*SPACE, TIME}:
-        msg = f"{label}: a run must have dims ('x', 'y', 'z', 'time'), but got {run.dims}"
-        raise ImageError(msg)
-    if run.dtype.kind not in "iufb":
-        msg = f"{label}: a run must hold integer or float numbers, but holds {run.dtype}"
-        raise ImageError(msg)
-    return label
 
 
 def _check_scaling(scaling: str | None) -> str | None:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from chunkglm._types import RunSource
 from chunkglm.design import check_repetition_time
-from chunkglm.errors import MemoryLimitError, StoreError
+from chunkglm.errors import ImageError, MemoryLimitError, StoreError
 from chunkglm.io import open_nifti, open_source
 from chunkglm.io.files import is_url
 from chunkglm.io.nifti import NiftiRun
@@ -71,6 +71,21 @@ def untouched_source(run: xr.DataArray) -> RunSource | None:
     if run.chunks is None or run.dims != (*SPACE, TIME):
         return None
     return source_of(run.data)
+
+
+def check_run(run: Any) -> str:
+    """Return what messages call a run; refuse what is none."""
+    if not isinstance(run, xr.DataArray):
+        msg = f"run must be a path or a DataArray from open_run, but got {type(run).__name__}"
+        raise ImageError(msg)
+    label = str(run.attrs.get("source", run.name or "run"))
+    if set(run.dims) != {*SPACE, TIME}:
+        msg = f"{label}: a run must have dims ('x', 'y', 'z', 'time'), but got {run.dims}"
+        raise ImageError(msg)
+    if run.dtype.kind not in "iufb":
+        msg = f"{label}: a run must hold integer or float numbers, but holds {run.dtype}"
+        raise ImageError(msg)
+    return label
 
 
 def convert(

@@ -12,20 +12,23 @@ from chunkglm._types import AnyArray, RunSource
 _PREFIX = "chunkglm-run-"
 
 
-def run_array(source: RunSource) -> da.Array:
+def run_array(source: RunSource, n_volumes: int | None = None) -> da.Array:
     """Show a run as an array.
 
     Parameters
     ----------
     source : RunSource
+    n_volumes : int, optional
+        Volumes of a chunk, in place of the source's own.
 
     Returns
     -------
     (x, y, z, time) dask array
         In the source's chunks; its name tells the source, see `is_untouched`.
     """
-    chunks = tuple(_chunk_sizes(n, c) for n, c in zip(source.shape, source.chunks, strict=True))
-    name = _name(source)
+    sizes = (*source.chunks[:3], n_volumes or source.chunks[3])
+    chunks = tuple(_chunk_sizes(n, c) for n, c in zip(source.shape, sizes, strict=True))
+    name = _name(source) if n_volumes is None else f"{_name(source)}-by-{n_volumes}"
     tasks: dict[Any, Any] = {}
     first_plane = np.cumsum((0, *chunks[2])).tolist()
     first_volume = np.cumsum((0, *chunks[3])).tolist()

@@ -1,0 +1,128 @@
+"""From solutions back to series: what the model predicts of a block of time, and what it leaves."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from chunkglm._types import AnyArray, FloatArray, IntArray
+from chunkglm.kernels.estimate import voxel_blocks
+from chunkglm.kernels.moments import Moments
+from chunkglm.kernels.solve import Model, solve
+
+
+class Curves(NamedTuple):
+    """All that turns the data of V voxels into predictions and residuals.
+
+    In the units of the fit the data are ``slope * (y - reference) + shift``, and the model says of
+    them ``Q b + level``.
+    """
+
+    b: FloatArray  # (r, V)
+    level: FloatArray  # (V,)
+    slope: FloatArray  # (V,)
+    reference: FloatArray  # (V,)
+    shift: FloatArray  # (V,)
+    ar: FloatArray  # (p, V), the coefficients of the whitening filter
+
+
+def curves_of(moments: Moments, model: Model) -> Curves:
+    """Solve every voxel for its series.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of a whole run, V voxels.
+    model : Model
+
+    Returns
+    -------
+    Curves
+        NaN in voxels that cannot be estimated.
+    """
+    n_voxels, rank = moments.reference.size, model.factor.rank
+    order = model.noise.order
+    b, level, ar = np.empty((rank, n_voxels)), np.empty(n_voxels), np.empty((order, n_voxels))
+    for part in voxel_blocks(n_voxels):
+        solution = solve(moments.of_voxels(part), model)
+        b[:, part], level[part] = solution.b, solution.offset
+        ar[:, part] = solution.rho[None][:order]
+    slope, shift = np.ones(n_voxels), moments.reference.copy()
+    if model.percent:
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = np.maximum(moments.reference + moments.total / model.factor.n_scans, 1.0)
+            slope = 100.0 / mean
+            # 100 * (y / mean - 1), never as the difference of two large numbers.
+            shift = slope * (moments.reference - mean)
+    return Curves(b, level, slope, moments.reference, shift, ar)
+
+
+def predict(curves: Curves, basis: FloatArray) -> FloatArray:
+    """What the model says of some volumes.
+
+    Parameters
+    ----------
+    curves : Curves
+    basis : (t, r) array
+        The volumes' rows of `DesignFactor.basis`.
+
+    Returns
+    -------
+    (t, V) array
+        In the units of the fit.
+    """
+    out: FloatArray = basis @ curves.b
+    out += curves.level
+    return out
+
+
+def leave(curves: Curves, basis: FloatArray, series: AnyArray) -> FloatArray:
+    """What the model leaves of some volumes.
+
+    Parameters
+    ----------
+    curves : Curves
+    basis : (t, r) array
+        The volumes' rows of `DesignFactor.basis`.
+    series : (t, V) array
+        The data, in their own units.
+
+    Returns
+    -------
+    (t, V) array
+        Residuals in the units of the fit.
+    """
+    # About the reference, and the constants last: of a mean of 1e4 times the noise the residuals
+    # would keep four digits less.
+    with np.errstate(invalid="ignore", over="ignore"):
+        out: FloatArray = series - curves.reference
+        out *= curves.slope
+        out -= basis @ curves.b
+        out += curves.shift - curves.level
+    return out
+
+
+def whiten(series: FloatArray, before: FloatArray, ar: FloatArray, ages: IntArray) -> FloatArray:
+    """Filter a block of series: ``y_t - sum_i ar_i y_{t-i}``.
+
+    Parameters
+    ----------
+    series : (t, V) array
+    before : (n, V) array
+        The volumes before the block, up to p of them.
+    ar : (p, V) array
+    ages : (t,) array
+        Volumes since the one with which the filter began anew; terms that would reach back beyond
+        it are left out, so the first samples are as they are.
+
+    Returns
+    -------
+    (t, V) array
+    """
+    whole = np.concatenate([before, series])
+    out = series.copy()
+    for lag, coefficient in enumerate(ar, start=1):
+        # Rows of `whole` from which the lagged sample of each volume of the block is taken.
+        rows = np.arange(len(series)) + len(before) - lag
+        known = ages >= lag
+        out[known] -= coefficient * whole[rows[known]]
+    return out
