@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         save,
         verify,
     )
+    from chunkglm.glm.thresholding import clusters, fdr, threshold
     from chunkglm.kernels.noise import AR
     from chunkglm.report import plot_montage
 
@@ -31,10 +32,12 @@ _HOME = {
     "ChunkglmError": "chunkglm.errors",
     "Fit": "chunkglm.glm",
     "Plan": "chunkglm.glm",
+    "clusters": "chunkglm.glm.thresholding",
     "contrast": "chunkglm.glm",
     "convert": "chunkglm.glm",
     "design_from_events": "chunkglm.design",
     "export_nifti": "chunkglm.glm",
+    "fdr": "chunkglm.glm.thresholding",
     "fetch_fiac": "chunkglm.datasets",
     "fit": "chunkglm.glm",
     "fixed_effects": "chunkglm.glm",
@@ -46,6 +49,7 @@ _HOME = {
     "plot_montage": "chunkglm.report",
     "save": "chunkglm.glm",
     "simulate_fiac": "chunkglm.datasets",
+    "threshold": "chunkglm.glm.thresholding",
     "verify": "chunkglm.glm",
 }
 
@@ -54,10 +58,12 @@ __all__ = [
     "ChunkglmError",
     "Fit",
     "Plan",
+    "clusters",
     "contrast",
     "convert",
     "design_from_events",
     "export_nifti",
+    "fdr",
     "fetch_fiac",
     "fit",
     "fixed_effects",
@@ -69,6 +75,7 @@ __all__ = [
     "plot_montage",
     "save",
     "simulate_fiac",
+    "threshold",
     "verify",
 ]
 

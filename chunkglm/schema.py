@@ -77,3 +77,12 @@ SERIES = _table(
     VarSpec("whitened_predicted", (*SPACE, TIME), "f8", "whitened prediction"),
     VarSpec("whitened_residuals", (*SPACE, TIME), "f8", "whitened residuals"),
 )
+THRESHOLDED = _table(
+    VarSpec("thresholded", SPACE, "f8", "statistic where it survives, 0 in the rest of the mask"),
+    VarSpec("cluster", SPACE, "i4", "number of the cluster, 0 outside of any"),
+    VarSpec("threshold", (), "f8", "height from which voxels survive"),
+    VarSpec("n_tests", (), "i8", "voxels tested"),
+)
+Q_VALUE = VarSpec(
+    "q_value", SPACE, "f8", "smallest false discovery rate that lets the voxel through"
+)

@@ -202,12 +202,14 @@ class Fit:
         )
 
 
-def label_maps(arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid) -> xr.Dataset:
-    """Name the dims of maps and bring their grid along."""
+def label_maps(
+    arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid | None
+) -> xr.Dataset:
+    """Name the dims of maps and bring their grid along, where it is known."""
     variables = {n: (specs[n].dims, a, specs[n].attrs()) for n, a in arrays.items()}
     shape = next(iter(arrays.values())).shape[-3:]
     coords = {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
-    return xr.Dataset(variables, coords=coords, attrs=grid.attrs())
+    return xr.Dataset(variables, coords=coords, attrs=grid.attrs() if grid else {})
 
 
 FIT = "fit"

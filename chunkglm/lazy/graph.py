@@ -64,6 +64,37 @@ def arrays_of_tasks(
     return out
 
 
+def values_of_tasks(
+    name: str,
+    tasks: Mapping[Key, Any],
+    keys: Mapping[str, tuple[Key, str]],
+    dependencies: Sequence[da.Array],
+) -> dict[str, da.Array]:
+    """Show tasks that return one number as arrays without axes; see `arrays_of_tasks`.
+
+    Parameters
+    ----------
+    name, tasks, dependencies
+        As given to `arrays_of_tasks`, with which the tasks are shared.
+    keys : mapping
+        The task and dtype of each number, by name.
+
+    Returns
+    -------
+    dict of () dask arrays
+    """
+    base = HighLevelGraph.from_collections(name, dict(tasks), dependencies=list(dependencies))
+    out = {}
+    for field, (key, dtype) in keys.items():
+        layer_name = f"{field}-{name}"
+        graph = HighLevelGraph(
+            {**base.layers, layer_name: {(layer_name,): (np.asarray, key, dtype)}},
+            {**base.dependencies, layer_name: {name}},
+        )
+        out[field] = da.Array(graph, layer_name, (), dtype=np.dtype(dtype))
+    return out
+
+
 def block_keys(array: da.Array) -> list[Key]:
     """Keys of an array that is chunked along its last axis only."""
     zeros = (0,) * (array.ndim - 1)

@@ -146,8 +146,8 @@ def maps_of_maps(
     dict of (..., x, y, z) dask arrays
         In slabs of whole planes.
     """
-    slabs = _common_slabs(inputs)
-    whole = [a.rechunk({**dict.fromkeys(range(a.ndim - 1), -1), a.ndim - 1: slabs}) for a in inputs]
+    whole = slabs_of_maps(inputs)
+    slabs = whole[0].chunks[-1]
     name = "maps-" + tokenize([a.name for a in whole], function)
     tasks: dict[Any, Any] = {}
     keys = [(name, i) for i in range(len(slabs))]
@@ -155,6 +155,12 @@ def maps_of_maps(
         tasks[keys[i]] = (function, *blocks)
     x, y, _ = inputs[0].shape[-3:]
     return arrays_of_tasks(name, tasks, keys, fields, ((x,), (y,), slabs), whole)
+
+
+def slabs_of_maps(inputs: Sequence[da.Array]) -> list[da.Array]:
+    """Cut maps that share a grid alike, into slabs of whole planes."""
+    slabs = _common_slabs(inputs)
+    return [a.rechunk({**dict.fromkeys(range(a.ndim - 1), -1), a.ndim - 1: slabs}) for a in inputs]
 
 
 def _common_slabs(inputs: Sequence[da.Array]) -> tuple[int, ...]:
