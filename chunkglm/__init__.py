@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chunkglm.datasets import fetch_fiac, simulate_fiac
-    from chunkglm.design import design_from_events, load_design
+    from chunkglm.design import (
+        design_from_events,
+        load_confounds,
+        load_design,
+        sample_mask_from_confounds,
+    )
     from chunkglm.errors import ChunkglmError
     from chunkglm.glm import (
         Fit,
@@ -41,12 +46,14 @@ _HOME = {
     "fetch_fiac": "chunkglm.datasets",
     "fit": "chunkglm.glm",
     "fixed_effects": "chunkglm.glm",
+    "load_confounds": "chunkglm.design",
     "load_design": "chunkglm.design",
     "open_fit": "chunkglm.glm",
     "open_maps": "chunkglm.glm",
     "open_run": "chunkglm.glm",
     "plan": "chunkglm.glm",
     "plot_montage": "chunkglm.report",
+    "sample_mask_from_confounds": "chunkglm.design",
     "save": "chunkglm.glm",
     "simulate_fiac": "chunkglm.datasets",
     "threshold": "chunkglm.glm.thresholding",
@@ -67,12 +74,14 @@ __all__ = [
     "fetch_fiac",
     "fit",
     "fixed_effects",
+    "load_confounds",
     "load_design",
     "open_fit",
     "open_maps",
     "open_run",
     "plan",
     "plot_montage",
+    "sample_mask_from_confounds",
     "save",
     "simulate_fiac",
     "threshold",

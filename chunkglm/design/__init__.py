@@ -1,6 +1,8 @@
 """Design matrices, events tables and contrasts: what a user writes, read and checked."""
 
+from chunkglm.design._messages import list_names, told_relations
 from chunkglm.design._tables import check_repetition_time
+from chunkglm.design.confounds import load_confounds, sample_mask_from_confounds
 from chunkglm.design.contrast import ContrastWeights, parse_contrast
 from chunkglm.design.events import design_from_events
 from chunkglm.design.matrix import Design, load_design
@@ -10,6 +12,10 @@ __all__ = [
     "Design",
     "check_repetition_time",
     "design_from_events",
+    "list_names",
+    "load_confounds",
     "load_design",
     "parse_contrast",
+    "sample_mask_from_confounds",
+    "told_relations",
 ]

@@ -9,7 +9,8 @@ from numpy.lib.npyio import NpzFile
 
 from chunkglm._types import AnyArray
 from chunkglm.design._messages import list_names, quote
-from chunkglm.design._tables import MAX_BYTES, check_array, read_bytes
+from chunkglm.design._tables import check_array
+from chunkglm.design._text import MAX_BYTES, read_bytes
 from chunkglm.errors import DesignError
 
 _MATRIX = "X"

@@ -199,8 +199,11 @@ def _check_weights(weights: FloatArray, label: str, names: tuple[str, ...], sour
             f"contrast {quote(label)} is zero{where}, so it tests nothing; give a weight other "
             "than 0"
         )
-    # Rows are scaled first: whether 1e-9*(a - b) is a combination of others is not about size.
+    # Rows and columns are scaled first: whether 1e-9*(a - b) is a combination of others is not
+    # about size, nor is it about the units of a and b.
     scaled = weights / np.abs(weights).max(axis=1, keepdims=True)
+    largest = np.abs(scaled).max(axis=0)
+    scaled /= np.where(largest > 0, largest, 1.0)
     rank = int(np.linalg.matrix_rank(scaled)) if q > 1 else 1
     if rank < q:
         raise ContrastError(

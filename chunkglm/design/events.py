@@ -11,16 +11,12 @@ import pandas as pd
 from chunkglm._types import AnyArray, FloatArray
 from chunkglm.design._messages import list_names, quote
 from chunkglm.design._tables import (
-    DELIMITERS,
-    check_array,
     check_count,
     check_finite,
     check_repetition_time,
-    check_size,
     numeric_column,
-    numeric_table,
-    read_text_table,
 )
+from chunkglm.design.confounds import confound_regressors, text_table
 from chunkglm.errors import DesignError
 
 _REQUIRED = ("onset", "duration")
@@ -63,7 +59,8 @@ def design_from_events(
         The time in each volume, as a fraction of `t_r`, that its values stand for: volume i
         is modelled at ``(i + slice_time_ref) * t_r``.
     confounds : DataFrame, (n_scans, c) array or path, optional
-        Regressors to add; those without a name are called ``confound_0`` and on.
+        Regressors to add; those without a name are called ``confound_0`` and on. `load_confounds`
+        takes them from fMRIPrep's tables.
 
     Returns
     -------
@@ -83,7 +80,7 @@ def design_from_events(
             f"slice_time_ref must be a fraction of t_r from 0 to 1, but got {slice_time_ref!r}"
         )
     table, source = _load_events(events, n_scans * t_r)
-    regressors = None if confounds is None else _load_confounds(confounds, n_scans)
+    regressors = None if confounds is None else confound_regressors(confounds, n_scans)
     return _call_nilearn(
         source,
         # As FirstLevelModel computes them: the last bit decides into which of the 50 steps per
@@ -133,12 +130,6 @@ def _call_nilearn(source: str, frame_times: FloatArray, **options: Any) -> pd.Da
     return design
 
 
-def _text_file(path: Path) -> tuple[pd.DataFrame, bool]:
-    if path.suffix.lower() not in DELIMITERS:
-        raise DesignError(f"{path} is not a .csv or .tsv file; save the table as one of these")
-    return read_text_table(path)
-
-
 def _load_events(
     events: pd.DataFrame | str | os.PathLike[str], run_length: float
 ) -> tuple[pd.DataFrame, str]:
@@ -146,7 +137,7 @@ def _load_events(
     if isinstance(events, pd.DataFrame):
         table, source = events, "events"
     elif isinstance(events, (str, os.PathLike)):
-        table, source = _text_file(Path(events))[0], str(Path(events))
+        table, source = text_table(Path(events))[0], str(Path(events))
     else:
         raise DesignError(f"events must be a path or a DataFrame, but got {type(events).__name__}")
     table = table.set_axis([str(name).strip() for name in table.columns], axis=1)
@@ -213,34 +204,3 @@ def _check_inside(onsets: dict[str, FloatArray], source: str, run_length: float)
                 f"{times.max():g} s, but the run is {run_length:g} s long; check that onsets are "
                 "in seconds, and n_scans and t_r"
             )
-
-
-def _load_confounds(
-    confounds: pd.DataFrame | AnyArray | str | os.PathLike[str], n_scans: int
-) -> pd.DataFrame:
-    """Return the confounds as a named table of finite numbers, one row per volume."""
-    if isinstance(confounds, pd.DataFrame):
-        source, named = "confounds", True
-        values, names = numeric_table(confounds, source)
-    elif isinstance(confounds, np.ndarray):
-        source, named = "confounds", False
-        array = check_array(confounds, source)
-        check_size(array.shape, source)
-        values, names = numeric_table(pd.DataFrame(array), source)
-    elif isinstance(confounds, (str, os.PathLike)):
-        source = str(Path(confounds))
-        table, named = _text_file(Path(confounds))
-        values, names = numeric_table(table, source)
-    else:
-        raise DesignError(
-            "confounds must be a path, a DataFrame or a 2-D array, but got "
-            f"{type(confounds).__name__}"
-        )
-    if len(values) != n_scans:
-        raise DesignError(
-            f"{source} has {len(values)} rows but the run has {n_scans} volumes; give this "
-            "run's confounds, one row per volume"
-        )
-    if not named:
-        names = tuple(f"confound_{j}" for j in range(values.shape[1]))
-    return pd.DataFrame(values, columns=list(names))

@@ -10,17 +10,16 @@ import pandas as pd
 from chunkglm._types import AnyArray, FloatArray
 from chunkglm.design._arrays import read_numpy
 from chunkglm.design._messages import list_names
+from chunkglm.design._regressors import regressors, without_row_numbers
 from chunkglm.design._tables import (
-    DELIMITERS,
     check_array,
     check_count,
     check_finite,
+    check_names,
     check_repetition_time,
     check_size,
-    check_unique,
-    numeric_table,
-    read_text_table,
 )
+from chunkglm.design._text import DELIMITERS, read_text_table
 from chunkglm.design.events import design_from_events
 from chunkglm.errors import DesignError
 
@@ -92,9 +91,11 @@ def load_design(
         A design matrix, or a table of events (one with the columns ``onset`` and
         ``duration``), which `design_from_events` turns into one with its defaults. Files are
         ``.csv`` or ``.tsv`` with a header (without one, columns are named ``regressor_0``
-        and on; an unnamed first column of row numbers or frame times is left out), ``.npy``,
-        or ``.npz`` with the array ``X`` and its column names in ``names``, ``columns`` or
-        ``conditions``, for all columns or for the first.
+        and on), ``.npy``, or ``.npz`` with the array ``X`` and its column names in ``names``,
+        ``columns`` or ``conditions``, for all columns or for the first. First columns without a
+        name that increase from row to row (row numbers, frame times), and a column called
+        ``frame_times``, are an index and left out; so is the first of a file without a header if
+        it counts the rows from 0.
     n_scans : int, optional
         Number of volumes of the run, which the design must have rows for.
     t_r : float, optional
@@ -112,6 +113,11 @@ def load_design(
     ------
     DesignError
         When it cannot be read or used; rows in its message are counted from 0.
+
+    Warns
+    -----
+    UserWarning
+        When a column is left out as an index, naming it.
     """
     n_scans = None if n_scans is None else check_count(n_scans)
     t_r = None if t_r is None else check_repetition_time(t_r)
@@ -144,7 +150,7 @@ def _default_names(start: int, stop: int) -> tuple[str, ...]:
 
 def _check_columns(values: FloatArray, names: tuple[str, ...], source: str) -> None:
     """Refuse columns that no fit can use."""
-    check_unique(names, source)
+    check_names(names, source)
     check_finite(values, names, source)
     zero = [name for j, name in enumerate(names) if not values[:, j].any()]
     if zero:
@@ -177,7 +183,7 @@ def _from_table(
         kept = _rows_kept(volumes, n_scans, source)
         events = table if path is None else path
         table = design_from_events(events, n_scans=int(kept[-1]) + 1, t_r=t_r).iloc[kept]
-    values, names = numeric_table(table, source)
+    values, names = regressors(table, source)
     return Design(values, names, source)
 
 
@@ -212,6 +218,7 @@ def _from_file(
     table, has_header = read_text_table(path)
     if has_header:
         return _from_table(table, str(path), n_scans, t_r, volumes, path), ""
-    values, _ = numeric_table(table, str(path))
+    values, _ = regressors(table, str(path), named=False)
+    values = without_row_numbers(values, str(path))
     design = Design(values, _default_names(0, values.shape[1]), str(path))
     return design, " (its first line holds only numbers and was read as data, not as names)"

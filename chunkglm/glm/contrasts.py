@@ -5,7 +5,7 @@ from typing import Any, Literal
 import xarray as xr
 
 from chunkglm._types import FloatArray
-from chunkglm.design import parse_contrast
+from chunkglm.design import parse_contrast, told_relations
 from chunkglm.errors import ContrastError
 from chunkglm.glm.fitted import FILLS, Fit, label_maps
 from chunkglm.kernels.estimate import contrast_maps
@@ -49,10 +49,10 @@ def contrast(
     try:
         weights = fit.factor.contrast_in_basis(parsed.weights)
     except ValueError as error:
-        names = ", ".join(fit.design.names[j] for j in fit.factor.dependent_columns)
+        relations = told_relations(fit.factor.relations(parsed.weights), fit.design.names)
         msg = (
-            f"contrast {parsed.label!r} is {error} under {fit.design.source}: the columns {names} "
-            "depend on others, and the contrast needs them apart"
+            f"contrast {parsed.label!r} is {error} under {fit.design.source}: there {relations}, "
+            "and the contrast needs these columns apart"
         )
         raise ContrastError(msg) from None
     q = weights.shape[0]

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from chunkglm._types import FloatArray
-from chunkglm.design import Design, check_repetition_time, load_design
+from chunkglm.design import Design, check_repetition_time, list_names, load_design, told_relations
 from chunkglm.errors import DesignError, ImageError
 from chunkglm.glm.fitted import Fit
 from chunkglm.glm.masks import load_mask
@@ -23,6 +23,11 @@ from chunkglm.lazy.moments import Slabs, make_slabs, moments_of_array, moments_o
 from chunkglm.schema import MOMENTS, SPACE, TIME
 from chunkglm.sizes import moment_bytes
 from chunkglm.sizes import slabs as plan_slabs
+
+# Sound designs stay well below: events with derivatives, cosines, 24 motion parameters, spikes,
+# components and uncentred tissue signals have condition numbers up to 6.5e3. At 1e5 two columns
+# differ by 1e-5 of their length, and telling them apart takes noise 1e5 times smaller.
+ILL_CONDITIONED = 1e5
 
 
 def fit(
@@ -73,7 +78,7 @@ def fit(
     Warns
     -----
     UserWarning
-        When columns of the design depend on others, naming them.
+        When columns of the design depend on others, or all but do, naming them.
     """
     if isinstance(run, (str, Path)):
         run = open_run(run)
@@ -130,10 +135,18 @@ def _factor(design: Design) -> DesignFactor:
         msg = f"{design.source}: {error}"
         raise DesignError(msg) from None
     if factor.dependent_columns:
-        names = ", ".join(design.names[j] for j in factor.dependent_columns)
         msg = (
-            f"{design.source}: the design has {len(design.names)} columns of rank {factor.rank}; "
-            f"{names} depend on the others; contrasts that need them apart are refused"
+            f"{design.source}: the design has {len(design.names)} columns of rank {factor.rank}: "
+            f"{told_relations(factor.relations(), design.names)}; contrasts that need them apart "
+            "are refused"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    condition, columns = factor.condition()
+    if condition > ILL_CONDITIONED:
+        msg = (
+            f"{design.source}: the condition number of the design is {condition:.2g} (columns at "
+            f"unit length): {list_names(design.names[j] for j in columns)} are all but linearly "
+            "dependent, and contrasts that need them apart have huge variances; leave one out"
         )
         warnings.warn(msg, UserWarning, stacklevel=3)
     return factor

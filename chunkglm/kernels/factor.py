@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
-from chunkglm._types import FloatArray, IntArray
+from chunkglm._types import BoolArray, FloatArray, IntArray
 from chunkglm.errors import DesignError
 
 # A column counts as dependent when what the others leave of it, at unit length, is below this.
@@ -18,6 +18,11 @@ CONSTANT_IN_SPAN = 1e-12
 
 # A contrast is estimable when its weights on dependent columns are those the others imply, to this.
 ESTIMABLE = 1e-8
+
+# A weight in a relation among columns, or in the worst-determined combination of them, that is
+# smaller than this share of the largest is not told: rounding, or of no help.
+TOLD_WEIGHT = 1e-8
+TOLD_IN_COMBINATION = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,56 @@ class DesignFactor:
         """Columns that the others already explain, in the order of the design."""
         return tuple(sorted(int(j) for j in self.pivots[self.rank :]))
 
+    def relations(self, weights: FloatArray | None = None) -> list[tuple[int, dict[int, float]]]:
+        """How dependent columns follow from others.
+
+        Parameters
+        ----------
+        weights : (q, k) array, optional
+            Only the relations that keep this contrast from being estimable.
+
+        Returns
+        -------
+        list of (column, {other column: weight})
+            ``column = sum(weight * other)``, by column number.
+        """
+        independent = self.pivots[: self.rank]
+        dependent = self.pivots[self.rank :]
+        hindering: BoolArray = np.ones(dependent.size, dtype=bool)
+        if weights is not None:
+            hindering = np.any(self._not_estimable(np.atleast_2d(weights)), axis=0)
+        found = []
+        for j, scaled in zip(dependent[hindering], self.implied.T[hindering], strict=True):
+            told = np.abs(scaled) > TOLD_WEIGHT * np.abs(scaled).max()
+            weight = scaled * self.column_scale[j] / self.column_scale[independent]
+            others = zip(independent[told].tolist(), weight[told].tolist(), strict=True)
+            found.append((int(j), dict(sorted(others))))
+        return sorted(found)
+
+    def condition(self) -> tuple[float, tuple[int, ...]]:
+        """Condition number of the design, columns at unit length, dependent ones left out.
+
+        Returns
+        -------
+        float
+            Largest over smallest singular value: by so much larger than that of separate columns
+            the standard error of some combination of them is.
+        tuple of int
+            The columns of that combination.
+        """
+        _, values, right = np.linalg.svd(self.triangle)
+        worst = np.abs(right[-1])
+        columns = self.pivots[: self.rank][worst > TOLD_IN_COMBINATION * worst.max()]
+        return float(values[0] / values[-1]), tuple(sorted(int(j) for j in columns))
+
+    def _not_estimable(self, weights: FloatArray) -> BoolArray:
+        """Where (q, k) weights on dependent columns are not those the others imply, (q, k - r)."""
+        scaled = weights / self.column_scale
+        independent = scaled[:, self.pivots[: self.rank]]
+        dependent = scaled[:, self.pivots[self.rank :]]
+        off = np.abs(dependent - independent @ self.implied)
+        return np.asarray(off > ESTIMABLE * np.abs(scaled).max(axis=1, keepdims=True))
+
     def shifted_basis(self, n_lags: int) -> FloatArray:
         """``S_d Q`` for d = 0..n_lags, the rows against which a block of data is multiplied.
 
@@ -91,13 +146,11 @@ class DesignFactor:
         ValueError
             Where the contrast is not estimable: the data do not determine it.
         """
-        scaled = np.atleast_2d(weights) / self.column_scale
-        independent = scaled[:, self.pivots[: self.rank]]
-        dependent = scaled[:, self.pivots[self.rank :]]
-        off = np.abs(dependent - independent @ self.implied)
-        if np.any(off > ESTIMABLE * np.abs(scaled).max(axis=1, keepdims=True)):
+        weights = np.atleast_2d(weights)
+        if self._not_estimable(weights).any():
             msg = "not estimable"
             raise ValueError(msg)
+        independent = (weights / self.column_scale)[:, self.pivots[: self.rank]]
         rows = solve_triangular(self.triangle, independent.T, trans="T")
         return np.asarray(rows.T @ self.rotation)
 
