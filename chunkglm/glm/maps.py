@@ -17,6 +17,7 @@ import xarray as xr
 from chunkglm._types import AnyArray
 from chunkglm.errors import ImageError, MapsError
 from chunkglm.glm.space import Grid, grid_of, short_header
+from chunkglm.glm.thresholding import clusters
 from chunkglm.io.files import is_url
 from chunkglm.io.images import atomic_writer, write_image
 from chunkglm.io.inflate import check_gzip
@@ -48,6 +49,18 @@ _SIDECAR = {
     "runs": "Runs",
     "design": "Design",
     "precision_weighted": "PrecisionWeighted",
+    "height_control": "HeightControl",
+    "alpha": "Alpha",
+    "two_sided": "TwoSided",
+    "cluster_threshold": "ClusterThreshold",
+    "threshold": "Threshold",
+    "n_tests": "Tests",
+}
+
+# Of thresholded maps: file, statistic, type on disk.
+_THRESHOLDED_FILES = {
+    "thresholded": ("stat-z_desc-thresholded_statmap", "z, thresholded", np.float64),
+    "cluster": ("desc-clusters_dseg", "cluster", np.int32),
 }
 
 
@@ -63,7 +76,7 @@ def save(
     Parameters
     ----------
     maps : Dataset
-        From `contrast` or `fixed_effects`.
+        From `contrast`, `fixed_effects` or `threshold`.
     folder : str or Path
         Made if it does not exist; or a URL that fsspec knows, such as ``s3://bucket/maps``, where
         the files appear once all of them are made, one after the other and each of them whole.
@@ -77,7 +90,9 @@ def save(
     list of str
         ``PREFIX_stat-effect_statmap.nii.gz``, ``-variance``, ``-t`` or ``-F``, ``-p`` and ``-z``,
         in float64, with a JSON sidecar each. Voxels that are NaN are 0 (1 for p). Effects of an F
-        contrast have one volume per row, their covariance row times row.
+        contrast have one volume per row, their covariance row times row. Of thresholded maps
+        ``PREFIX_stat-z_desc-thresholded_statmap.nii.gz``, ``PREFIX_desc-clusters_dseg.nii.gz`` and
+        the table of clusters, ``PREFIX_clusters.tsv``.
 
     Raises
     ------
@@ -89,11 +104,15 @@ def save(
     if not prefix or Path(prefix).name != prefix or prefix == ".." or "\0" in prefix:
         msg = f"prefix must be the beginning of a file name, without folders, but got {prefix!r}"
         raise MapsError(msg)
-    _check_maps(maps)
+    write = _write
+    if isinstance(maps, xr.Dataset) and "thresholded" in maps:
+        write = _write_thresholded
+    else:
+        _check_maps(maps)
     grid = grid_of(maps, prefix)
     if is_url(folder):
         with TemporaryDirectory(prefix="chunkglm-") as apart:
-            images = _write(maps, grid, Path(apart), prefix)
+            images = write(maps, grid, Path(apart), prefix)
             options = storage_options or {}
             put_files(map(_sidecar_of, images), str(folder), options, ImageError)
             return put_files(images, str(folder), options, ImageError)
@@ -106,7 +125,7 @@ def save(
     except OSError as error:
         msg = f"{out}: the folder cannot be made ({error.strerror})"
         raise ImageError(msg) from error
-    return [str(path) for path in _write(maps, grid, out, prefix)]
+    return [str(path) for path in write(maps, grid, out, prefix)]
 
 
 def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> list[Path]:
@@ -126,6 +145,26 @@ def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> list[Path]:
         _write_sidecar(path, maps, stat)
         written.append(path)
     return written
+
+
+def _write_thresholded(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> list[Path]:
+    computed = maps.compute()
+    table = clusters(computed)
+    told = computed.assign_attrs({n: computed[n].item() for n in ("threshold", "n_tests")})
+    if not np.isfinite(told.attrs["threshold"]):
+        told.attrs["threshold"] = "none survives"  # JSON knows no infinity
+    written = []
+    for name, (ending, stat, dtype) in _THRESHOLDED_FILES.items():
+        path = out / f"{prefix}_{ending}.nii.gz"
+        data = np.nan_to_num(_space_first(computed[name]))
+        write_image(path, data, grid.matrix(), header=grid.nifti_header(), dtype=dtype)
+        _write_sidecar(path, told, stat)
+        written.append(path)
+    path = out / f"{prefix}_clusters.tsv"
+    with atomic_writer(path) as file:
+        file.write(table.to_csv(sep="\t", index=False).encode())
+    _write_sidecar(path, told, "table of clusters")
+    return [*written, path]
 
 
 def _space_first(values: xr.DataArray) -> AnyArray:
@@ -176,7 +215,7 @@ def _write_sidecar(image: Path, maps: xr.Dataset, stat: str) -> None:
 
 
 def _sidecar_of(image: Path) -> Path:
-    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+    return image.with_name(image.name.removesuffix(".tsv").removesuffix(".nii.gz") + ".json")
 
 
 def open_maps(

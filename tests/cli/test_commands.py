@@ -77,6 +77,31 @@ def test_fixed_effects__equals_the_api_and_takes_stores(files: dict[str, Path]) 
     assert written.max() > 3
 
 
+def test_threshold__equals_the_api(files: dict[str, Path]) -> None:
+    out = files["folder"] / "maps"
+    done = chunkglm("fit", files["run"], files["design"], "--mask", files["mask"],
+                    "--contrast", "task", "--out", out, "--prefix", "a")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    maps = cg.open_maps(out, prefix="a")
+    for prefix, options, choices in (
+        ("fdr", ["--height-control", "fdr", "--alpha", 0.05], {"height_control": "fdr"}),
+        ("height", ["--height", 3], {"height_control": None, "threshold": 3.0}),
+    ):
+        done = chunkglm("threshold", out / "a", *options, "--cluster-threshold", 2, "--one-sided",
+                        "--out", out, "--prefix", prefix)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == str(out / f"{prefix}_clusters.tsv")
+        expected = cg.threshold(
+            maps, alpha=0.05, cluster_threshold=2, two_sided=False, **choices
+        ).compute()
+        written = nib.load(out / f"{prefix}_stat-z_desc-thresholded_statmap.nii.gz").get_fdata()
+        np.testing.assert_array_equal(written, np.nan_to_num(expected["thresholded"].to_numpy()))
+        assert (written > 3).sum() > 10
+    done = chunkglm("threshold", out / "a", "--alpha", 2, "--out", out, "--prefix", "b")
+    assert done.returncode == 2
+    assert "alpha" in done.stderr
+
+
 def test_fixed_effects__refuses_to_overwrite_what_it_reads(files: dict[str, Path]) -> None:
     maps = files["folder"] / "maps"
     chunkglm("fit", files["run"], files["design"], "--contrast", "task", "--out", maps,

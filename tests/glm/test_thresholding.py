@@ -1,12 +1,15 @@
 """Thresholds beside nilearn's on the same map and mask, over any chunks, and lazily."""
 
+import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 import dask
 import dask.array as da
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from helpers_lazy import AFFINE, lazily, make_data, make_design, make_mask, one_line, write_run
@@ -321,6 +324,44 @@ def test_clusters__of_a_part_lie_where_they_did() -> None:
     part = cg.clusters(found.isel(x=slice(2, None), z=slice(1, 7)).compute())
     np.testing.assert_allclose(part[["X", "Y", "Z"]], whole[["X", "Y", "Z"]], atol=1e-12)
     np.testing.assert_allclose(whole[["X", "Y", "Z"]].to_numpy()[0], (AFFINE @ [5, 4, 3, 1])[:3])
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+def test_save__writes_the_map_its_clusters_and_their_table(
+    maps: xr.Dataset, tmp_path: Path
+) -> None:
+    found = cg.threshold(maps, alpha=0.2).compute()
+    written = [Path(p) for p in cg.save(found, tmp_path, prefix="sub-1")]
+    assert [p.name for p in written] == [
+        "sub-1_stat-z_desc-thresholded_statmap.nii.gz",
+        "sub-1_desc-clusters_dseg.nii.gz",
+        "sub-1_clusters.tsv",
+    ]
+    values, labels = (nib.load(p) for p in written[:2])
+    np.testing.assert_array_equal(values.get_fdata(), found["thresholded"].fillna(0))
+    np.testing.assert_array_equal(np.asarray(labels.dataobj), found["cluster"])
+    assert labels.get_data_dtype() == np.int32
+    np.testing.assert_allclose(values.affine, AFFINE)
+    table = pd.read_csv(written[2], sep="\t")
+    assert len(table) > 1
+    pd.testing.assert_frame_equal(table, cg.clusters(found), check_dtype=False)
+    for path in written:
+        name = path.name.removesuffix(".nii.gz").removesuffix(".tsv") + ".json"
+        told = json.loads((tmp_path / name).read_text())
+        assert told["Threshold"] == float(found["threshold"]) == norm.isf(0.1)
+        assert told["Tests"] == int(found["n_tests"])
+        assert (told["HeightControl"], told["Alpha"], told["TwoSided"]) == ("fpr", 0.2, True)
+
+
+def test_save__when_nothing_survives(tmp_path: Path) -> None:
+    found = cg.threshold(as_map(np.zeros(SHAPE)), height_control="fdr")
+    written = cg.save(found, tmp_path, prefix="none")
+    assert not nib.load(written[0]).get_fdata().any()
+    assert pd.read_csv(written[2], sep="\t").empty
+    told = json.loads((tmp_path / "none_clusters.json").read_text())
+    assert told["Threshold"] == "none survives"
 
 
 # What is refused -----------------------------------------------------------------------------
