@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from chunkglm.design import Design
+from chunkglm.glm.algebra import sub_model
 from chunkglm.glm.series import predicted_of, residuals_of
 from chunkglm.glm.space import Grid, grid_of_attrs
 from chunkglm.glm.stored import read_dataset, small, write_dataset
@@ -129,6 +130,46 @@ class Fit:
     def voxel_status(self) -> xr.DataArray:
         """Why a voxel is NaN: 1 outside the mask, 2 constant, 3 not finite, 4 nothing left over."""
         return self._maps()["voxel_status"]
+
+    def select(self, regressors: Any) -> "Fit":
+        """Return the fit of a model with some of the regressors, from the moments alone; lazy.
+
+        Parameters
+        ----------
+        regressors : str or list of str
+            Columns of the design to keep, in the order wanted.
+
+        Returns
+        -------
+        Fit
+            As if the run had been fitted with these columns: noise and degrees of freedom are those
+            of the smaller model. No data are read.
+
+        Raises
+        ------
+        DesignError
+            When a name is not the design's.
+        """
+        return sub_model(self, regressors, drop=False)
+
+    def drop(self, regressors: Any) -> "Fit":
+        """Return the fit of a model without some of the regressors; see `select`.
+
+        Parameters
+        ----------
+        regressors : str or list of str
+            Columns of the design to leave out.
+
+        Returns
+        -------
+        Fit
+
+        Raises
+        ------
+        DesignError
+            When a name is not the design's, or none is left.
+        """
+        return sub_model(self, regressors, drop=True)
 
     def residuals(self, run: Any, *, whitened: bool = False) -> xr.DataArray:
         """What the model leaves of the run, (x, y, z, time); lazy, block by block.
