@@ -1,0 +1,9 @@
+"""nilearn's signatures and images, this engine inside: change the import line and nothing else.
+
+Arguments, defaults, returned images and the errors for wrong arguments are nilearn's; what is done
+differently stands in each docstring. nilearn's maskers, plots and reports are used as they are.
+"""
+
+from chunkglm.nilearn.fixed import compute_fixed_effects
+
+__all__ = ["compute_fixed_effects"]
