@@ -135,10 +135,11 @@ def _factor(design: Design) -> DesignFactor:
         msg = f"{design.source}: {error}"
         raise DesignError(msg) from None
     if factor.dependent_columns:
+        names = list_names(design.names[j] for j in factor.dependent_columns)
         msg = (
             f"{design.source}: the design has {len(design.names)} columns of rank {factor.rank}: "
-            f"{told_relations(factor.relations(), design.names)}; contrasts that need them apart "
-            "are refused"
+            f"{names} depend on the others ({told_relations(factor.relations(), design.names)}); "
+            "contrasts that need them apart are refused"
         )
         warnings.warn(msg, UserWarning, stacklevel=3)
     condition, columns = factor.condition()
