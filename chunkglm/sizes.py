@@ -78,6 +78,17 @@ def even_blocks(n: int, largest: int) -> list[range]:
     return [range(a, b) for a, b in pairwise(i * n // count for i in range(count + 1))]
 
 
+def whole_blocks(n: int, length: int) -> list[range]:
+    """Split ``range(n)`` into blocks of `length`, the last as long as what is left.
+
+    Examples
+    --------
+    >>> whole_blocks(10, 4)
+    [range(0, 4), range(4, 8), range(8, 10)]
+    """
+    return [range(first, min(first + length, n)) for first in range(0, n, length)]
+
+
 def store_chunks(
     shape: tuple[int, int, int, int], itemsize: int, buffer_bytes: int = BUFFER_BYTES
 ) -> tuple[int, int, int, int]:

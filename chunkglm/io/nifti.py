@@ -24,7 +24,7 @@ from chunkglm.io.nifti_header import (
     run_shape,
 )
 from chunkglm.io.prefetch import prefetched
-from chunkglm.sizes import CHUNK_BYTES, even_blocks, parts
+from chunkglm.sizes import CHUNK_BYTES, even_blocks, parts, whole_blocks
 
 _DISCARD = 1 << 20
 
@@ -82,7 +82,9 @@ class NiftiRun:
         """The file's name, without its folder."""
         return self.path.rpartition("/")[2]
 
-    def blocks(self, planes: range, n_volumes: int) -> Iterator[tuple[int, AnyArray]]:
+    def blocks(
+        self, planes: range, n_volumes: int, *, even: bool = True
+    ) -> Iterator[tuple[int, AnyArray]]:
         """Read forwards, block by block.
 
         Parameters
@@ -90,7 +92,9 @@ class NiftiRun:
         planes : range
             Planes wanted; the rest is skipped, or read and dropped when compressed.
         n_volumes : int
-            Largest number of volumes in a block; blocks are as even as possible.
+            Largest number of volumes in a block.
+        even : bool
+            Blocks as even as possible; otherwise all but the last have `n_volumes`.
 
         Yields
         ------
@@ -105,7 +109,8 @@ class NiftiRun:
             When the file is truncated, corrupt, or has changed since it was opened.
         """
         self._check_unchanged()
-        found = self._blocks(planes, even_blocks(self.shape[3], n_volumes))
+        times = (even_blocks if even else whole_blocks)(self.shape[3], n_volumes)
+        found = self._blocks(planes, times)
         if self.forward_only:
             # Decompression (one core, 0.45 GB/s) runs beside whatever is done with the blocks.
             with closing(prefetched(found)) as stream:
