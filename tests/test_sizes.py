@@ -20,6 +20,7 @@ from chunkglm.sizes import (
     slabs,
     source_block,
     store_chunks,
+    whole_blocks,
 )
 
 counts = st.integers(1, 5000)
@@ -50,6 +51,13 @@ def test_even_blocks__cover_all_once_and_are_even(n: int, largest: int) -> None:
     assert max(lengths) <= largest
     assert max(lengths) - min(lengths) <= 1
     assert len(blocks) == -(-n // largest)
+
+
+@given(n=counts, length=counts)
+def test_whole_blocks__cover_all_once_and_begin_at_multiples(n: int, length: int) -> None:
+    blocks = whole_blocks(n, length)
+    assert list(chain(*blocks)) == list(range(n))
+    assert all(b.start % length == 0 and 0 < len(b) <= length for b in blocks)
 
 
 @given(shape=shapes, itemsize=st.sampled_from([1, 2, 4, 8]), buffer=st.integers(1, 10**9))

@@ -2,14 +2,14 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import WrapperStore
+from zarr.storage import LocalStore, WrapperStore
 
 from chunkglm.errors import StoreError
 
@@ -101,17 +101,33 @@ def put(store: Store, key: str, data: bytes) -> None:
 class RecordingStore(WrapperStore[Store]):
     """Notes the size and checksum of everything written through it, in this process."""
 
-    def __init__(self, store: Store, entries: dict[str, tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        entries: dict[str, tuple[int, int]] | None = None,
+        written: Callable[[str], None] | None = None,
+    ) -> None:
         super().__init__(store)
         self.entries = {} if entries is None else entries
+        self._written = written
 
     def _with_store(self, store: Store) -> "RecordingStore":
-        return RecordingStore(store, self.entries)
+        return RecordingStore(store, self.entries, self._written)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write and note."""
         await super().set(key, value)
         self.note(key, value.as_numpy_array().data)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write and note, in this thread if it is to a folder: zarr crosses three to get there."""
+        if type(self._store) is not LocalStore:
+            put(self, key, data)
+            return
+        path = self._store.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self.note(key, data)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write and note, if nothing is there."""
@@ -131,6 +147,8 @@ class RecordingStore(WrapperStore[Store]):
     def note(self, key: str, data: bytes | memoryview) -> None:
         """Note a key's size and checksum."""
         self.entries[key] = (len(data), zlib.crc32(data))
+        if self._written is not None:
+            self._written(key)
 
 
 def list_keys(store: Store) -> list[str]:

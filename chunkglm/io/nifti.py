@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,7 @@ class NiftiRun:
 
     def blocks(
         self, planes: range, n_volumes: int, *, even: bool = True
-    ) -> Iterator[tuple[int, AnyArray]]:
+    ) -> Generator[tuple[int, AnyArray]]:
         """Read forwards, block by block.
 
         Parameters

@@ -4,6 +4,7 @@ import base64
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,9 +183,10 @@ def write_store(
     with committed(place, overwrite=overwrite, needed=needed) as store:
         group = zarr.create_group(store, zarr_format=3, attributes=_attributes(run))
         array = _create_bold(group, run, chunks)
-        writer, n_planes = ChunkWriter(array), chunks[2]
-        with ThreadPoolExecutor(WRITERS) as threads:
-            for first, block in run.blocks(range(run.shape[2]), chunks[3], even=False):
+        writer, n_planes = ChunkWriter(store, array), chunks[2]
+        blocks = run.blocks(range(run.shape[2]), chunks[3], even=False)
+        with ThreadPoolExecutor(WRITERS) as threads, closing(blocks) as stream:
+            for first, block in stream:
 
                 def write(z: int, first: int = first, block: AnyArray = block) -> None:
                     writer.write(block[:, z : z + n_planes], z, first)

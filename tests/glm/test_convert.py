@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from helpers_lazy import SHAPE, make_data, make_design, names_in, one_line, trut
 
 import chunkglm as cg
 from chunkglm.errors import ImageError, MemoryLimitError, StoreError
+from chunkglm.io.manifest import RecordingStore
 from chunkglm.sizes import BUFFERS_ALIVE, PROCESS_BYTES, store_chunks
 
 
@@ -214,24 +216,25 @@ def test_convert__that_is_interrupted_leaves_nothing_behind(
     error: BaseException,
     raised: type[BaseException],
 ) -> None:
-    original = zarr.Array.__setitem__
+    original = RecordingStore.put
 
-    def fail(self: Any, key: Any, value: Any) -> None:
-        original(self, key, value)
+    def fail(self: Any, key: str, data: bytes) -> None:
+        original(self, key, data)
         raise error
 
-    monkeypatch.setattr(zarr.Array, "__setitem__", fail)
+    monkeypatch.setattr(RecordingStore, "put", fail)
     with pytest.raises(raised) as caught:
         convert(source, tmp_path / "run.zarr")
     if raised is StoreError:
         one_line(caught.value, tmp_path / "run.zarr")
     assert names_in(tmp_path) == ["run.nii.gz"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("chunkglm-")]
 
 
 def test_convert__writes_beside_and_renames_last(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import chunkglm.io.commit as module
+    import chunkglm.io.folder as module
 
     seen = []
     original = module._put_in_place

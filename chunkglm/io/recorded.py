@@ -1,0 +1,60 @@
+"""What is written to a store is noted, and its manifest comes last."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import zarr
+from zarr.abc.store import Store
+
+from chunkglm.errors import StoreError
+from chunkglm.io.manifest import KEYS, Manifest, RecordingStore, get, list_keys, put
+
+
+@contextlib.contextmanager
+def recorded(
+    target: Store, written: Callable[[str], None] | None = None
+) -> Iterator[RecordingStore]:
+    """Note what is written, and write the manifest last.
+
+    Parameters
+    ----------
+    target : Store
+    written : callable, optional
+        Told each key that has been written.
+
+    Yields
+    ------
+    RecordingStore
+        To write to.
+
+    Raises
+    ------
+    StoreError
+        When a part has not arrived, though nothing failed.
+    """
+    store = RecordingStore(target, written=written)
+    yield store
+    there = set(list_keys(target))
+    # Other processes that wrote blocks noted them on their side: what they wrote is read back.
+    for key in there - set(store.entries):
+        data = get(target, key)
+        if data is not None:
+            store.note(key, data)
+    _check_complete(target, set(store.entries) - there, there)
+    key = next(key for key in KEYS if f"{key.partition('/')[0]}/zarr.json" in store.entries)
+    put(target, key, Manifest(store.entries, key).to_bytes())
+
+
+def _check_complete(target: Store, lost: set[str], there: set[str]) -> None:
+    """Refuse to finish a store of which a part is not there, though nothing failed."""
+    group = zarr.open_group(target, mode="r", zarr_format=3, use_consolidated=False)
+    for name, array in group.arrays():
+        found = sum(key == f"{name}/c" or key.startswith(f"{name}/c/") for key in there)
+        if found != array.nchunks:
+            lost.add(f"{array.nchunks - found} of {array.nchunks} chunks of {name}")
+    if lost:
+        msg = (
+            f"{target}: {', '.join(sorted(lost))} did not arrive; every process that computes must "
+            "be able to write there: choose a place that all of them share"
+        )
+        raise StoreError(msg)
