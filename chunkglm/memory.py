@@ -188,10 +188,10 @@ def conversion_bytes(buffer: int, block: int) -> int:
     Examples
     --------
     >>> conversion_bytes(16_000_000, 16_000_000) // 10**6
-    394
+    330
     >>> conversion_bytes(16_000_000, 1_000_000) // 10**6
-    212
+    200
     """
-    # What the C library keeps for a dozen threads does not shrink as fast as the blocks do: blocks
-    # of 2.5 MB were seen to take 85 MB, of 7.4 MB 135 MB, of 16 MB 185 MB.
+    # What the C library keeps for the threads does not shrink as fast as the blocks do: beside the
+    # 140 MB of the interpreter, blocks of 4 MB were seen to take 40 MB, of 14 MB 100 MB.
     return PROCESS_BYTES + BUFFERS_ALIVE * min(buffer, 3 * block)

@@ -47,7 +47,7 @@ MAPS_BYTES = 8 * MB
 
 # What conversion takes, in buffers: three that are read ahead, waiting or written, two chunks being
 # turned and compressed, and what freed memory of theirs the C library keeps (as much again).
-BUFFERS_ALIVE = 14
+BUFFERS_ALIVE = 10
 
 # What a process takes whatever the data: 140 MB for the interpreter and the libraries, and the
 # threads' own, up to 30 MB in conversions of however small blocks.
@@ -128,7 +128,7 @@ def conversion_buffer(memory_limit: int | None, volume_bytes: int) -> int:
 
     Examples
     --------
-    >>> conversion_buffer(None, 2 * MB), conversion_buffer(226 * MB, 2 * MB)
+    >>> conversion_buffer(None, 2 * MB), conversion_buffer(210 * MB, 2 * MB)
     (16000000, 4000000)
     """
     if memory_limit is None:
@@ -258,7 +258,7 @@ def series_block(volume_bytes: int, chunk: int, n_scans: int) -> int:
 
     Examples
     --------
-    >>> series_block(64 * 64 * 8 * 8, chunk=64, n_scans=191)
+    >>> series_block(64 * 64 * 7 * 8, chunk=64, n_scans=191)
     64
     >>> series_block(91 * 109 * 13 * 8, chunk=25, n_scans=6804)
     15
