@@ -64,7 +64,7 @@ class RunSource(Protocol):
         """Planes that are read together at no extra cost."""
 
     def blocks(self, planes: range, n_volumes: int) -> Iterator[tuple[int, AnyArray]]:
-        """Read forwards: first volume, and (t, z, y, x) samples as stored."""
+        """Read forwards: first volume, and (t, z, y, x) samples; the next may overwrite them."""
 
     def read(self, planes: range, first: int, stop: int) -> AnyArray:
         """Read planes of a range of volumes: (t, z, y, x) samples as stored."""

@@ -21,9 +21,10 @@ BLOCKS_AHEAD = 3
 # Blocks of a run that is any dask array: held, cut and joined by dask.
 BLOCKS_OF_ARRAY = 4
 
-# Chunks of a store for each task that reads it (compressed, decoded, handed over, freed), and those
-# that the C library keeps for zarr's threads.
-CHUNKS_PER_READER, CHUNKS_KEPT = 4, 14
+# Chunks of a store for each task that reads it (one compressed, and decoded one for each of up to
+# three slabs of the store that smoothing joins), and those that the C library keeps for zarr's
+# threads.
+CHUNKS_PER_READER, CHUNKS_KEPT = 4, 8
 
 # Samples whose moments are added up at once, `kernels.moments.SAMPLES_IN_CACHE`.
 SAMPLES_AT_ONCE = 200_000

@@ -14,6 +14,7 @@ import zarr
 from chunkglm._types import AnyArray
 from chunkglm.errors import StoreError
 from chunkglm.io.checked import RUN, check_kind, damage_told, one_line, open_checked
+from chunkglm.io.chunks import ChunkReader
 from chunkglm.io.commit import committed
 from chunkglm.io.encode import ChunkWriter, compressor
 from chunkglm.io.nifti import NiftiRun
@@ -77,18 +78,18 @@ class StoreRun:
         first : int
             The block's first volume.
         block : (t, z, y, x) array
-            A transposed view of time-contiguous data, unscaled.
+            A transposed view of time-contiguous data, unscaled; the next overwrites it.
         """
-        array = self._array()
+        reader = ChunkReader(self._array())
         n_scans, chunk = self.shape[3], self.chunks[3]
         step = chunk * max(1, n_volumes // chunk)
         for first in range(0, n_scans, step):
             stop = min(first + step, n_scans)
-            yield first, _read(array, self.path, planes, first, stop)
+            yield first, _read(reader, self.path, planes, first, stop)
 
     def read(self, planes: range, first: int, stop: int) -> AnyArray:
         """Read planes of a range of volumes as (t, z, y, x), unscaled."""
-        return _read(self._array(), self.path, planes, first, stop)
+        return _read(ChunkReader(self._array()), self.path, planes, first, stop)
 
     def _array(self) -> Any:
         group = open_checked(self.place)
@@ -98,9 +99,9 @@ class StoreRun:
         return group[BOLD]
 
 
-def _read(array: Any, label: str, planes: range, first: int, stop: int) -> AnyArray:
+def _read(reader: ChunkReader, label: str, planes: range, first: int, stop: int) -> AnyArray:
     try:
-        return np.asarray(array[:, :, planes.start : planes.stop, first:stop]).T
+        return reader.read(planes, first, stop).T
     except StoreError:
         raise
     except (OSError, RuntimeError, ValueError, TypeError) as error:
