@@ -7,6 +7,7 @@ SPACE = ("x", "y", "z")
 VOXEL = "voxel"
 TIME = "time"
 REGRESSOR = "regressor"
+CONTRAST = "contrast"
 ROW, COLUMN = "row", "row_"  # rows of an F contrast, and again for their covariance
 
 

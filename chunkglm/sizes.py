@@ -180,6 +180,29 @@ def slabs(voxels_per_plane: list[int], bytes_per_voxel: int, unit: int = 1) -> l
     return [range(a, b) for a, b in pairwise(edges)]
 
 
+def cut_slabs(planes: list[range], plane_bytes: int) -> list[range]:
+    """Cut slabs further, so that maps of them stay small too.
+
+    Parameters
+    ----------
+    planes : list of range
+        From `slabs`.
+    plane_bytes : int
+        Of one plane of all the maps together.
+
+    Examples
+    --------
+    >>> cut_slabs([range(0, 2), range(2, 12)], plane_bytes=8_000_000)
+    [range(0, 2), range(2, 5), range(5, 8), range(8, 12)]
+    """
+    most = max(1, SLAB_BYTES // max(1, plane_bytes))
+    return [
+        range(slab.start + part.start, slab.start + part.stop)
+        for slab in planes
+        for part in even_blocks(len(slab), most)
+    ]
+
+
 def moment_bytes(rank: int, n_lags: int) -> int:
     """Bytes of one voxel's moments.
 

@@ -3,7 +3,7 @@
 from chunkglm.design._messages import list_names, told_relations
 from chunkglm.design._tables import check_repetition_time
 from chunkglm.design.confounds import load_confounds, sample_mask_from_confounds
-from chunkglm.design.contrast import ContrastWeights, parse_contrast
+from chunkglm.design.contrast import ContrastWeights, named_contrasts, parse_contrast
 from chunkglm.design.events import design_from_events
 from chunkglm.design.matrix import Design, load_design
 
@@ -15,6 +15,7 @@ __all__ = [
     "list_names",
     "load_confounds",
     "load_design",
+    "named_contrasts",
     "parse_contrast",
     "sample_mask_from_confounds",
     "told_relations",

@@ -43,6 +43,46 @@ class ContrastWeights:
         object.__setattr__(self, "weights", weights)
 
 
+def named_contrasts(definition: Any) -> dict[str, Any] | None:
+    """Return the definitions of several contrasts by name, or None where there is only one.
+
+    A dict of numbers holds the weights of one contrast, by column; any other holds definitions.
+
+    Parameters
+    ----------
+    definition : Any
+        As a user gave it.
+
+    Returns
+    -------
+    dict or None
+
+    Raises
+    ------
+    ContrastError
+        When a dict mixes weights and definitions, or a name is no text.
+    """
+    if not isinstance(definition, Mapping) or not definition:
+        return None
+    weights = [isinstance(value, (numbers.Real, np.bool_)) for value in definition.values()]
+    if all(weights):
+        return None
+    keys = list(definition)
+    if any(weights):
+        raise ContrastError(
+            f"contrast {quote(_label(dict(definition)))} mixes weights by column "
+            f"({quote(keys[weights.index(True)])}) and definitions by name "
+            f"({quote(keys[weights.index(False)])}); give a dict of either"
+        )
+    odd = [key for key in keys if not isinstance(key, str) or not key.strip()]
+    if odd:
+        raise ContrastError(f"names of contrasts must be text, but got {odd[0]!r}")
+    names = [key.strip() for key in keys]
+    if len(set(names)) < len(names):
+        raise ContrastError(f"names of contrasts must differ, but got: {list_names(keys)}")
+    return dict(zip(names, definition.values(), strict=True))
+
+
 def parse_contrast(
     definition: ContrastDefinition,
     names: Sequence[str],

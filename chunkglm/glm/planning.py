@@ -141,7 +141,7 @@ def _of_fit(fit: Fit, threads: int) -> Plan:
     return _of_graph(
         f"fit {fit.dataset.attrs['run']}",
         graph or HighLevelGraph({}, {}),
-        [Solved(fit.slabs.voxel_chunks)],
+        [Solved(fit.slabs.voxel_chunks, MAPS_COMPUTED)],
         grid,
         results=8 * grid * MAPS_COMPUTED,
         in_memory=fit.dataset.nbytes if graph is None else 0,
@@ -191,7 +191,7 @@ def _of_graph(
 ) -> Plan:
     passes = passes_in(graph)
     readings = [_reading(p) for p in passes]
-    solvings = [memory.Solving(one.n_voxels, MAPS_COMPUTED) for one in solved]
+    solvings = [memory.Solving(one.n_voxels, one.n_maps) for one in solved]
     sizes = (readings, solvings, grid, results, in_memory)
     read = [_amount_read(p, r) for p, r in zip(passes, readings, strict=True)]
     saved = 8 * MAPS_SAVED * grid

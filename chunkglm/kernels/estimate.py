@@ -20,64 +20,118 @@ ROUNDING = 1e-13
 def contrast_maps(
     moments: Moments, model: Model, weights: FloatArray, stat_type: str
 ) -> dict[str, AnyArray]:
-    """Effect, variance, statistic, p and z of one contrast in every voxel.
+    """Effect, variance, statistic, p and z in every voxel, of one contrast or of several.
 
     Parameters
     ----------
     moments : Moments
         Of a whole run, V voxels.
     model : Model
-    weights : (q, r) array
-        The contrast in the basis, from `DesignFactor.contrast_in_basis`.
+    weights : (..., q, r) array
+        The contrast, or several, in the basis, from `DesignFactor.contrast_in_basis`.
     stat_type : {"t", "F"}
 
     Returns
     -------
     dict of arrays
-        ``effect_size`` and ``effect_variance``, (V,) for t, (q, V) and (q, q, V) for F; ``stat``,
-        ``p_value``, ``z_score``, ``dof`` (V,); ``voxel_status`` (V,) int8.
+        ``effect_size`` and ``effect_variance``, (..., V) for t, (..., q, V) and (..., q, q, V) for
+        F; ``stat``, ``p_value``, ``z_score`` (..., V); ``dof`` (V,), ``voxel_status`` (V,) int8.
+
+    Notes
+    -----
+    F is the same whatever rows span the contrast, so it is taken of rows that are orthonormal in
+    the basis: of the rows given, their covariance is singular to rounding once two of them differ
+    by less than 1e-6. Effects and covariance are put back into those given.
     """
-    effect, covariance, status = estimate(moments, model, weights)
-    stat, p, z = statistics(effect, covariance, model.factor.dof, stat_type)
+    leading, rows, back = weights.shape[:-2], weights, None
+    if weights.shape[-2] > 1:
+        rows, back = orthonormal_rows(weights)
+    effect, covariance, status = estimate(moments, model, rows)
+    dof = float(model.factor.dof)
+    stat, p, z = (np.empty((*leading, status.size)) for _ in range(3))
+    for i in np.ndindex(leading):
+        stat[i], p[i], z[i] = statistics(effect[i], covariance[i], dof, stat_type)
+    if back is not None:
+        effect = np.einsum("...ab,...bv->...av", back, effect)
+        covariance = np.einsum("...ac,...cdv,...bd->...abv", back, covariance, back, optimize=True)
+    one = stat_type == "t"
     return {
-        "effect_size": effect[0] if stat_type == "t" else effect,
-        "effect_variance": covariance[0, 0] if stat_type == "t" else covariance,
+        "effect_size": effect[..., 0, :] if one else effect,
+        "effect_variance": covariance[..., 0, 0, :] if one else covariance,
         "stat": stat,
         "p_value": p,
         "z_score": z,
-        "dof": np.where(status == ESTIMATED, float(model.factor.dof), np.nan),
+        "dof": np.where(status == ESTIMATED, dof, np.nan),
         "voxel_status": status,
     }
+
+
+def orthonormal_rows(weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Orthonormal rows that span those given, and the matrices that lead back to these.
+
+    Parameters
+    ----------
+    weights : (..., q, r) array
+
+    Returns
+    -------
+    rows : (..., q, r) array
+    back : (..., q, q) array
+        ``weights = back @ rows``.
+    """
+    q, r = np.linalg.qr(np.swapaxes(weights, -1, -2))
+    return np.swapaxes(q, -1, -2), np.swapaxes(r, -1, -2)
+
+
+def row_singular_values(weights: FloatArray) -> FloatArray:
+    """Singular values of rows brought to unit length, largest first.
+
+    Parameters
+    ----------
+    weights : (q, r) array
+
+    Returns
+    -------
+    (q,) array
+        Ones where they are orthogonal; with zeros, or nearly, where some follow from others.
+    """
+    unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    values = np.zeros(len(weights))
+    found = np.linalg.svd(unit, compute_uv=False)
+    values[: found.size] = found
+    return values
 
 
 def estimate(
     moments: Moments, model: Model, weights: FloatArray
 ) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Effect of a contrast and its covariance in every voxel.
+    """Effects of contrasts and their covariance in every voxel; each voxel is solved once.
 
     Parameters
     ----------
     moments : Moments
         Of a whole run, V voxels.
     model : Model
-    weights : (q, r) array
-        The contrast in the basis, from `DesignFactor.contrast_in_basis`.
+    weights : (..., q, r) array
+        Contrasts in the basis, from `DesignFactor.contrast_in_basis`.
 
     Returns
     -------
-    effect : (q, V) array
-    covariance : (q, q, V) array
+    effect : (..., q, V) array
+    covariance : (..., q, q, V) array
+        Between the rows of each contrast.
     status : (V,) int8 array
     """
-    q, n_voxels = weights.shape[0], moments.reference.size
-    effect = np.empty((q, n_voxels))
-    covariance = np.empty((q, q, n_voxels))
+    leading, q, n_voxels = weights.shape[:-2], weights.shape[-2], moments.reference.size
+    effect = np.empty((*leading, q, n_voxels))
+    covariance = np.empty((*leading, q, q, n_voxels))
     status = np.empty(n_voxels, dtype=np.int8)
     for part in voxel_blocks(n_voxels):
         solution = solve(moments.of_voxels(part), model)
-        effect[:, part], covariance[:, :, part] = _contrast(
-            solution, weights, model.factor.constant
-        )
+        for i in np.ndindex(leading):
+            effect[i][:, part], covariance[i][:, :, part] = _contrast(
+                solution, weights[i], model.factor.constant
+            )
         status[part] = solution.status
     return effect, covariance, status
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import dask.array as da
@@ -53,11 +54,12 @@ def maps_of_moments(
     )
     blocks = dict(zip(slabs.occupied, zip(*map(block_keys, parts), strict=True), strict=True))
     tasks: dict[Any, Any] = {(name, "arguments"): _Arguments(tuple(arguments))}
+    n_maps = sum(prod(field.leading) for field in fields.values())
     keys = [(name, i) for i in range(len(slabs.planes))]
     for i, planes in enumerate(slabs.planes):
         mask = slabs.mask[:, :, planes.start : planes.stop]
         if i in blocks:
-            work = _SlabFunction(function, mask, dict(fills))
+            work = _SlabFunction(function, mask, dict(fills), n_maps)
             tasks[keys[i]] = (work, (name, "arguments"), *blocks[i])
         else:
             tasks[keys[i]] = (_EmptySlab(mask.shape, dict(fields), dict(fills)),)
@@ -71,6 +73,7 @@ class Solved:
     """One set of maps of a graph: slabs of moments to which a kernel is applied."""
 
     n_voxels: tuple[int, ...]  # of each slab that holds any
+    n_maps: int  # numbers for each voxel that come out
 
 
 def solved_in(graph: HighLevelGraph) -> list[Solved]:
@@ -80,8 +83,9 @@ def solved_in(graph: HighLevelGraph) -> list[Solved]:
         tasks = dict(layer)
         if isinstance(tasks.get((name, "arguments")), _Arguments):
             slabs = [t[0] for t in tasks.values() if isinstance(t, tuple) and len(t) > 1]
-            voxels = tuple(int(s.mask.sum()) for s in slabs if isinstance(s, _SlabFunction))
-            found.append(Solved(voxels))
+            works = [work for work in slabs if isinstance(work, _SlabFunction)]
+            voxels = tuple(int(work.mask.sum()) for work in works)
+            found.append(Solved(voxels, max((work.n_maps for work in works), default=0)))
     return found
 
 
@@ -95,8 +99,10 @@ class _Arguments:
 class _SlabFunction:
     """Applies a kernel to one slab's moments."""
 
-    def __init__(self, function: VoxelFunction, mask: BoolArray, fills: dict[str, float]) -> None:
-        self.function, self.mask, self.fills = function, mask, fills
+    def __init__(
+        self, function: VoxelFunction, mask: BoolArray, fills: dict[str, float], n_maps: int
+    ) -> None:
+        self.function, self.mask, self.fills, self.n_maps = function, mask, fills, n_maps
 
     def __call__(self, arguments: _Arguments, *parts: FloatArray) -> dict[str, AnyArray]:
         with one_blas_thread():
