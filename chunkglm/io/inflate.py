@@ -1,6 +1,7 @@
 """Gzip files read forwards, to the last good byte, and told apart from what may follow them."""
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ try:
     _zlib: Any = isal_zlib
 except ImportError:  # machines for which isal has no build: three times slower, nothing else
     _zlib = zlib
+
+# CRC-32 as zlib's: 49 GB/s where zlib does 3, a tenth of what a small mask's chunks cost to read.
+crc32: Callable[[bytes | memoryview], int] = _zlib.crc32
 
 GZIP_ERRORS: tuple[Any, ...] = (EOFError, OSError, zlib.error, _zlib.error)
 

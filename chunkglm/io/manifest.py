@@ -1,7 +1,6 @@
 """What a complete store holds: the size and checksum of every key, itself checked."""
 
 import json
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
 from chunkglm.errors import StoreError
+from chunkglm.io.inflate import crc32
 
 # Inside an array's folder, the one place where zarr does not take it for a broken member and warn.
 NAME = "chunkglm-manifest.json"
@@ -33,9 +33,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """As it lies in the store; its last field is the checksum of the rest."""
         body = json.dumps({"format": FORMAT, "keys": dict(sorted(self.entries.items()))})
-        return json.dumps(
-            {"manifest": json.loads(body), "crc32": zlib.crc32(body.encode())}
-        ).encode()
+        return json.dumps({"manifest": json.loads(body), "crc32": crc32(body.encode())}).encode()
 
     def problem(self, key: str, data: bytes | memoryview | None) -> str | None:
         """What is wrong with the bytes found under a key, or None."""
@@ -46,7 +44,7 @@ class Manifest:
             return "is missing"
         if len(data) != expected[0]:
             return f"has {len(data)} bytes and should have {expected[0]}"
-        if zlib.crc32(data) != expected[1]:
+        if crc32(data) != expected[1]:
             return "is not what was written (its checksum differs)"
         return None
 
@@ -75,7 +73,7 @@ def entries_of(raw: bytes) -> dict[str, tuple[int, int]]:
     """Read a manifest's bytes; one of `ALTERED` when they are not what was written."""
     found = json.loads(raw)
     body = json.dumps(found["manifest"])
-    if zlib.crc32(body.encode()) != found["crc32"]:
+    if crc32(body.encode()) != found["crc32"]:
         msg = "its checksum differs"
         raise ValueError(msg)
     if found["manifest"]["format"] != FORMAT:
@@ -146,7 +144,7 @@ class RecordingStore(WrapperStore[Store]):
 
     def note(self, key: str, data: bytes | memoryview) -> None:
         """Note a key's size and checksum."""
-        self.entries[key] = (len(data), zlib.crc32(data))
+        self.entries[key] = (len(data), crc32(data))
         if self._written is not None:
             self._written(key)
 
