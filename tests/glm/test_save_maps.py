@@ -162,7 +162,8 @@ def test_open_maps__gives_the_same_fixed_effects(
         cg.save(one, tmp_path, prefix=f"run-{i}")
     opened = [cg.open_maps(tmp_path, prefix=f"run-{i}") for i in range(3)]
     for one, two in zip(maps, opened, strict=True):
-        assert distances(two, one.compute()) == 0.0
+        # F is taken of orthonormal rows in the fit, of the rows as they are in maps: 1.8e-15 seen.
+        assert distances(two, one.compute()) <= (1e-13 if one.attrs["stat_type"] == "F" else 0.0)
         for name in ("stat_type", "dof", "contrast", "rank", "affine", "scaling", "run"):
             assert two.attrs[name] == one.attrs[name], name
     expected = cg.fixed_effects(maps, precision_weighted=weighted).compute()
