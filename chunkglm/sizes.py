@@ -203,15 +203,25 @@ def cut_slabs(planes: list[range], plane_bytes: int) -> list[range]:
     ]
 
 
-def moment_bytes(rank: int, n_lags: int) -> int:
+def moment_bytes(rank: int, n_lags: int, n_segments: int = 1) -> int:
     """Bytes of one voxel's moments.
+
+    Parameters
+    ----------
+    rank : int
+        Of the design.
+    n_lags : int
+    n_segments : int
+        Runs of consecutive volumes, of which both ends are kept.
 
     Examples
     --------
     >>> moment_bytes(rank=12, n_lags=1)
     240
+    >>> moment_bytes(rank=12, n_lags=3, n_segments=20)
+    1392
     """
-    numbers = (n_lags + 1) * rank + (n_lags + 1) + 2 * n_lags + 2
+    numbers = (n_lags + 1) * rank + (n_lags + 1) + 2 * n_lags * n_segments + 2
     return 8 * numbers
 
 

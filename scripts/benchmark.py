@@ -147,7 +147,7 @@ def kernel_rows(repeats: int) -> list[Row]:
 
     from chunkglm.kernels.estimate import contrast_maps, estimate
     from chunkglm.kernels.factor import factor_design
-    from chunkglm.kernels.moments import of_block
+    from chunkglm.kernels.moments import of_series
     from chunkglm.kernels.noise import AR
     from chunkglm.kernels.solve import Model
 
@@ -169,7 +169,7 @@ def kernel_rows(repeats: int) -> list[Row]:
     def our_moments() -> Any:
         factor = factor_design(design)
         model = Model(factor, AR(1, bins=100), percent=False)
-        moments = of_block(series, factor.shifted_basis(1))
+        moments = of_series(series, factor.shifted_basis(1))
         return moments, model, factor.contrast_in_basis(weights)
 
     def our_t() -> Any:

@@ -6,6 +6,7 @@ from chunkglm.design.confounds import load_confounds, sample_mask_from_confounds
 from chunkglm.design.contrast import ContrastWeights, named_contrasts, parse_contrast
 from chunkglm.design.events import design_from_events
 from chunkglm.design.matrix import Design, load_design
+from chunkglm.design.sample_mask import load_sample_mask
 
 __all__ = [
     "ContrastWeights",
@@ -15,6 +16,7 @@ __all__ = [
     "list_names",
     "load_confounds",
     "load_design",
+    "load_sample_mask",
     "named_contrasts",
     "parse_contrast",
     "sample_mask_from_confounds",

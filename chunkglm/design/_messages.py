@@ -67,4 +67,4 @@ def _told_sum(weights: Mapping[str, float]) -> str:
     text = " ".join(terms).removeprefix("+ ")
     text = f"-{text[2:]}" if text.startswith("- ") else text
     hidden = len(weights) - len(shown)
-    return text + (f" and {hidden} more" if hidden else "")
+    return (text or "0") + (f" and {hidden} more" if hidden else "")

@@ -82,6 +82,7 @@ def load_design(
     n_scans: int | None = None,
     t_r: float | None = None,
     volumes: FloatArray | None = None,
+    n_kept: int | None = None,
 ) -> Design:
     """Return the design matrix of a run, read and checked.
 
@@ -103,6 +104,9 @@ def load_design(
     volumes : (T,) array, optional
         Which volumes of the scan are left, where some were taken out: a design made from events
         has their rows.
+    n_kept : int, optional
+        Where some volumes are left out of the fit, how many are not: a design of as many rows is
+        that of the kept volumes.
 
     Returns
     -------
@@ -136,9 +140,10 @@ def load_design(
             "a design must be a path, a DataFrame, a 2-D array or a Design, but got "
             f"{type(design).__name__}"
         )
-    if n_scans is not None and loaded.n_scans != n_scans:
+    if n_scans is not None and loaded.n_scans not in (n_scans, n_kept):
+        kept = f", of which {n_kept} are kept" if n_kept not in (None, n_scans) else ""
         raise DesignError(
-            f"{loaded.source} has {loaded.n_scans} rows but the run has {n_scans} volumes; "
+            f"{loaded.source} has {loaded.n_scans} rows but the run has {n_scans} volumes{kept}; "
             f"give this run's design, one row per volume{note}"
         )
     return loaded

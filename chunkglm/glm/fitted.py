@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from chunkglm._types import BoolArray
 from chunkglm.design import Design
 from chunkglm.glm.algebra import sub_model
 from chunkglm.glm.series import predicted_of, residuals_of
@@ -19,7 +20,9 @@ from chunkglm.kernels.estimate import model_maps
 from chunkglm.kernels.factor import DesignFactor
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import AR
+from chunkglm.kernels.segments import Segments, whole_run
 from chunkglm.kernels.solve import OUTSIDE_MASK, Model
+from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_moments
 from chunkglm.lazy.moments import Slabs, make_slabs
@@ -49,9 +52,16 @@ class Fit:
         return self.factor.dof
 
     @property
+    def sample_mask(self) -> BoolArray:
+        """Whether a volume counts, (T,) booleans."""
+        return self.factor.segments.keep
+
+    @property
     def model(self) -> Model:
         """What the kernels need beside the moments."""
-        return Model(self.factor, self.noise, self.scaling == "percent")
+        # Threads only fight over matrices as narrow as a design's.
+        with one_blas_thread():
+            return Model(self.factor, self.noise, self.scaling == "percent")
 
     @property
     def moments(self) -> dict[str, da.Array]:
@@ -232,9 +242,13 @@ class Fit:
         n_voxels = sum(self.slabs.voxel_chunks)
         lazy = any(isinstance(v.data, da.Array) for v in self.dataset.data_vars.values())
         shape = " x ".join(str(n) for n in self.slabs.mask.shape)
+        segments = self.factor.segments
+        volumes = f"{segments.n_volumes} volumes"
+        if segments.n_kept < segments.n_volumes:
+            volumes += f" ({segments.n_kept} kept, in {segments.n_segments} segments)"
         return (
             f"<chunkglm.Fit of {self.dataset.attrs['run']}\n"
-            f"  {n_voxels} voxels of {shape}, {self.factor.n_scans} volumes, "
+            f"  {n_voxels} voxels of {shape}, {volumes}, "
             f"{len(self.design.names)} regressors, {self.dof} degrees of freedom\n"
             f"  noise {self.noise}, scaling {self.scaling}, smoothing "
             f"{self.dataset.attrs['smoothing_fwhm'] or 0} mm\n"
@@ -254,6 +268,7 @@ def label_maps(
 
 
 FIT = "fit"
+_FACTOR = tuple(f"factor_{f.name}" for f in fields(DesignFactor) if f.name != "segments")
 
 
 def stored_form(fitted: Fit) -> xr.Dataset:
@@ -264,25 +279,27 @@ def stored_form(fitted: Fit) -> xr.Dataset:
     """
     widest = max(fitted.slabs.voxel_chunks)
     dataset = fitted.dataset.chunk({VOXEL: widest})
-    factor = {
-        f"factor_{f.name}": np.asarray(getattr(fitted.factor, f.name)) for f in fields(DesignFactor)
-    }
+    factor = {name: np.asarray(getattr(fitted.factor, name[7:])) for name in _FACTOR}
+    segments = fitted.factor.segments
+    if segments.n_kept < segments.n_volumes or segments.n_segments > 1:
+        factor |= {"factor_kept": segments.kept, "factor_edges": segments.edges}
     variables: dict[Any, Any] = {
         # zarr keeps no arrays without elements; there are none of rank 0 elsewhere.
         name: ([f"{name}_{axis}" for axis in range(values.ndim)], values)
         for name, values in factor.items()
         if values.size
     }
+    rows = TIME if fitted.design.n_scans == segments.n_volumes else "kept_volume"
     edges = [p.start for p in fitted.slabs.planes] + [fitted.slabs.mask.shape[2]]
     return dataset.assign(
-        design=((TIME, REGRESSOR), fitted.design.values),
+        design=((rows, REGRESSOR), fitted.design.values),
         **variables,
     ).assign_attrs(
         holds=FIT,
         regressors=list(fitted.design.names),
         design_source=fitted.design.source,
-        noise_order=fitted.noise.order,
-        noise_bins=fitted.noise.bins,
+        noise=asdict(fitted.noise),
+        n_volumes=segments.n_volumes,
         scaling=fitted.scaling,
         shape=list(fitted.slabs.mask.shape),
         slab_edges=edges,
@@ -306,7 +323,8 @@ def fit_of_stored(dataset: xr.Dataset, label: str) -> Fit:
     return Fit(
         moments,
         design,
-        AR(attrs["noise_order"], bins=attrs["noise_bins"]),
+        # Stores of version 0.1 hold order and bins apart, and never drop a volume.
+        AR(**attrs.get("noise") or {n: attrs[f"noise_{n}"] for n in ("order", "bins")}),
         attrs["scaling"],
         grid_of_attrs(attrs, label),
         make_slabs(mask, planes),
@@ -316,14 +334,17 @@ def fit_of_stored(dataset: xr.Dataset, label: str) -> Fit:
 
 def _factor_of(dataset: xr.Dataset) -> DesignFactor:
     found: dict[str, Any] = {}
-    for f in fields(DesignFactor):
-        name = f"factor_{f.name}"
-        found[f.name] = small(dataset, name) if name in dataset else None
+    for name in _FACTOR:
+        found[name[7:]] = small(dataset, name) if name in dataset else None
     rank, n_columns = int(found["rank"]), found["pivots"].size
     if found["implied"] is None:
         found["implied"] = np.zeros((rank, n_columns - rank))
     found["rank"], found["constant_in_span"] = rank, bool(found["constant_in_span"])
-    return DesignFactor(**found)
+    segments = whole_run(len(found["basis"]))
+    if "factor_kept" in dataset:
+        kept, edges = (small(dataset, f"factor_{name}") for name in ("kept", "edges"))
+        segments = Segments(int(dataset.attrs["n_volumes"]), kept, edges)
+    return DesignFactor(**found, segments=segments)
 
 
 def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> Fit:

@@ -7,17 +7,26 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import xarray as xr
 
-from chunkglm._types import FloatArray
-from chunkglm.design import Design, check_repetition_time, list_names, load_design, told_relations
+from chunkglm._types import BoolArray, FloatArray
+from chunkglm.design import (
+    Design,
+    check_repetition_time,
+    list_names,
+    load_design,
+    load_sample_mask,
+    told_relations,
+)
 from chunkglm.errors import DesignError, ImageError
 from chunkglm.glm.fitted import Fit
 from chunkglm.glm.masks import load_mask
 from chunkglm.glm.runs import check_run, open_run, untouched_source
 from chunkglm.glm.space import Grid, grid_of, short_header
 from chunkglm.kernels.factor import DesignFactor, factor_design
-from chunkglm.kernels.noise import AR, parse_noise
+from chunkglm.kernels.noise import AR, check_order, parse_noise
+from chunkglm.kernels.segments import Segments, segments_of_mask
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.moments import Slabs, make_slabs, moments_of_array, moments_of_source
@@ -40,6 +49,7 @@ def fit(
     smoothing_fwhm: float | None = None,
     scaling: str | None = "percent",
     t_r: float | None = None,
+    sample_mask: Any = None,
 ) -> Fit:
     """Fit the general linear model to a run; lazy.
 
@@ -53,15 +63,21 @@ def fit(
         from which nilearn makes the design with its defaults (`design_from_events` for others).
     mask : path, image, (x, y, z) array, or None
         On the run's grid, 0 and one other value. None fits every voxel.
-    noise : {"ar1", "ols"} or AR
-        AR(1) noise with a coefficient of each voxel's own, or white noise; ``AR(1, bins=100)``
-        truncates the coefficient as nilearn does.
+    noise : {"ar1", "ar2", ..., "ols"} or AR
+        Autoregressive noise of any order with coefficients of each voxel's own, or white noise. A
+        value such as ``AR(1, bins=100)``, which truncates the coefficient as nilearn does, or
+        ``AR(3, initial="stationary", iterations=2)`` says more, see `AR`.
     smoothing_fwhm : float, optional
         Gaussian smoothing of the whole volume before the mask, full width at half maximum in mm.
     scaling : {"percent", None}
         Signal as percent of each voxel's mean over time, or as it is.
     t_r : float, optional
         Repetition time in seconds, for a design made from events; the run's by default.
+    sample_mask : (T,) bool array, integer array, or path, optional
+        Volumes that count: true where one is kept, or the indices of those kept, in memory or in a
+        file. What the others hold does not matter; no lag of the noise model crosses a gap, and
+        mean, degrees of freedom and everything else are of the kept volumes. The design has a row
+        for every volume, or for every kept one.
 
     Returns
     -------
@@ -70,7 +86,8 @@ def fit(
     Raises
     ------
     DesignError
-        When the design does not fit the run; the message names both.
+        When the design or the sample mask does not fit the run, or the noise model is of too high
+        an order for it; the message names both.
     MaskError
         When the mask is not on the run's grid.
     ImageError, StoreError
@@ -88,10 +105,12 @@ def fit(
     noise = parse_noise(noise)
     known = run.attrs.get("repetition_time")
     t_r = known if t_r is None else check_repetition_time(t_r)
+    keep = load_sample_mask(sample_mask, run.sizes[TIME])
     loaded = load_design(
-        design, n_scans=run.sizes[TIME], t_r=t_r, volumes=_kept_volumes(run, known)
-    )
-    factor = _factor(loaded)
+        _without_missing(design, keep), n_scans=keep.size, t_r=t_r,
+        volumes=_volumes_left(run, known), n_kept=int(keep.sum()),
+    )  # fmt: skip
+    factor = _factor(loaded, segments_of_mask(keep), noise)
     source = untouched_source(run)
     header = short_header(source.header) if source else None
     grid = Grid(grid_of(run, label).affine, header)
@@ -100,7 +119,7 @@ def fit(
     fwhm = _check_fwhm(smoothing_fwhm)
     sigma = _sigma(fwhm, grid.matrix())
     per_plane = voxels.sum(axis=(0, 1)).tolist()
-    size = moment_bytes(factor.rank, noise.order)
+    size = moment_bytes(factor.rank, noise.order, factor.segments.n_segments)
     unit = source.plane_unit if source else 1
     slabs = make_slabs(voxels, plan_slabs(per_plane, size, unit))
     if source is not None:
@@ -115,7 +134,7 @@ def fit(
     return Fit(dataset, loaded, noise, percent, grid, slabs, factor)
 
 
-def _kept_volumes(run: xr.DataArray, t_r: float | None) -> FloatArray | None:
+def _volumes_left(run: xr.DataArray, t_r: float | None) -> FloatArray | None:
     """Which volumes of the scan are left, by their times; None where nothing tells."""
     if t_r is None or TIME not in run.coords:
         return None
@@ -129,12 +148,27 @@ def _check_scaling(scaling: str | None) -> str | None:
     return scaling
 
 
-def _factor(design: Design) -> DesignFactor:
+def _without_missing(design: Any, keep: BoolArray) -> Any:
+    """Fill what a design in memory leaves out in rows of dropped volumes, which do not count."""
+    if np.shape(design)[:1] != keep.shape or keep.all():
+        return design
+    if isinstance(design, pd.DataFrame) and "onset" not in design:
+        return design.where(design.notna() | keep[:, None], 0.0)
+    if isinstance(design, np.ndarray) and design.ndim == 2 and design.dtype.kind == "f":
+        return np.where(np.isfinite(design) | keep[:, None], design, 0.0)
+    return design
+
+
+def _factor(design: Design, segments: Segments, noise: AR) -> DesignFactor:
+    values = design.values
+    if len(values) != segments.n_kept:
+        values = values[segments.kept]
     try:
         # Threads only fight over matrices this narrow: 6804 x 20 took 1 s on cores that were busy,
         # and 0.06 s with one thread.
         with one_blas_thread():
-            factor = factor_design(design.values)
+            factor = factor_design(values, segments)
+        check_order(noise, segments, factor.dof)
     except DesignError as error:
         msg = f"{design.source}: {error}"
         raise DesignError(msg) from None

@@ -221,7 +221,7 @@ def _reading(one: Pass) -> memory.Reading:
         n_voxels=selection.n_voxels,
         rank=one.rank,
         n_lags=one.n_lags,
-        moments=moment_bytes(one.rank, one.n_lags) * selection.n_voxels,
+        moments=moment_bytes(one.rank, one.n_lags, one.n_segments) * selection.n_voxels,
         n_scans=one.n_scans,
         volume=prod(selection.shape) * len(selection.planes) * itemsize,
         itemsize=itemsize,

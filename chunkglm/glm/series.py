@@ -47,13 +47,12 @@ def predicted_of(fit: "Fit", *, whitened: bool) -> xr.DataArray:
 
 
 def _model_of(fit: "Fit", *, whitened: bool) -> SeriesModel:
-    ages = np.arange(fit.factor.n_scans)
-    return SeriesModel(fit.moments, fit.slabs, fit.model, ages, whitened)
+    return SeriesModel(fit.moments, fit.slabs, fit.model, fit.factor.segments.ages, whitened)
 
 
 def _check_same(fit: "Fit", run: xr.DataArray, label: str) -> None:
     """Refuse a run that cannot be the one fitted."""
-    expected = (*fit.slabs.mask.shape, fit.factor.n_scans)
+    expected = (*fit.slabs.mask.shape, fit.factor.segments.n_volumes)
     found = tuple(run.sizes[d] for d in (*SPACE, TIME))
     if found != expected:
         msg = (

@@ -7,7 +7,7 @@ import numpy as np
 from chunkglm._types import AnyArray, FloatArray, IntArray
 from chunkglm.kernels.inference import f_statistic, f_to_p_and_z, t_to_p_and_z
 from chunkglm.kernels.moments import Moments
-from chunkglm.kernels.solve import ESTIMATED, Model, Solution, solve
+from chunkglm.kernels.solve import ESTIMATED, Model, solve
 
 # Voxels solved at once: (rank, voxels) arrays of 12 regressors are 0.4 MB and stay in cache, and
 # the cost of a numpy call weighs little (20,000 voxels: 2.6 ms; in blocks of 1024, 4.7 ms).
@@ -126,12 +126,12 @@ def estimate(
     effect = np.empty((*leading, q, n_voxels))
     covariance = np.empty((*leading, q, q, n_voxels))
     status = np.empty(n_voxels, dtype=np.int8)
+    of_constant = constant_under(weights, model.factor.constant)
     for part in voxel_blocks(n_voxels):
         solution = solve(moments.of_voxels(part), model)
         for i in np.ndindex(leading):
-            effect[i][:, part], covariance[i][:, :, part] = _contrast(
-                solution, weights[i], model.factor.constant
-            )
+            effect[i][:, part] = solution.effect_of(weights[i], of_constant[i])
+            covariance[i][:, :, part] = solution.covariance_of(weights[i])
         status[part] = solution.status
     return effect, covariance, status
 
@@ -143,33 +143,18 @@ def constant_under(weights: FloatArray, constant: FloatArray) -> FloatArray:
 
     Parameters
     ----------
-    weights : (q, r) array
+    weights : (..., q, r) array
         In the basis of the design.
     constant : (r,) array
         `DesignFactor.constant`.
 
     Returns
     -------
-    (q,) array
+    (..., q) array
     """
     found = weights @ constant
-    size = np.linalg.norm(weights, axis=1) * np.linalg.norm(constant)
+    size = np.linalg.norm(weights, axis=-1) * np.linalg.norm(constant)
     return np.where(np.abs(found) > ROUNDING * size, found, 0.0)
-
-
-def _contrast(
-    solution: Solution, weights: FloatArray, constant: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Effect (q, V) and covariance (q, q, V) of a contrast."""
-    effect = weights @ solution.b + np.multiply.outer(
-        constant_under(weights, constant), solution.offset
-    )
-    pairs = weights[:, None, :] * weights[None, :, :]  # (q, q, r)
-    along = weights @ solution.spike
-    covariance = np.matmul(pairs, solution.inverse)
-    covariance += solution.strength * (along[:, None] * along[None])
-    covariance *= solution.sigma2
-    return effect, covariance
 
 
 def statistics(
@@ -223,10 +208,9 @@ def model_maps(moments: Moments, model: Model) -> dict[str, AnyArray]:
     }
     for part in voxel_blocks(n_voxels):
         solution = solve(moments.of_voxels(part), model)
-        out["beta"][:, part] = to_beta @ solution.b
-        out["beta"][:, part] += np.multiply.outer(of_constant, solution.offset)
+        out["beta"][:, part] = solution.effect_of(to_beta, of_constant)
         out["sigma2"][part] = solution.sigma2
-        out["ar"][:, part] = solution.rho[None][: model.noise.order]
+        out["ar"][:, part] = solution.phi
         out["r_square"][part] = solution.r_square
         out["voxel_status"][part] = solution.status
     return out

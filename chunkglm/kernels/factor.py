@@ -7,6 +7,7 @@ from scipy.linalg import qr, solve_triangular
 
 from chunkglm._types import BoolArray, FloatArray, IntArray
 from chunkglm.errors import DesignError
+from chunkglm.kernels.segments import Segments, whole_run
 
 # A column counts as dependent when what the others leave of it, at unit length, is below this.
 # Filip's polynomial of degree 10 (NIST) leaves 4e-10 and must pass; rounding leaves T * 2e-16.
@@ -25,16 +26,35 @@ TOLD_WEIGHT = 1e-8
 TOLD_IN_COMBINATION = 0.1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ShiftedBasis:
+    """What the data of a run are multiplied with, and which volumes count."""
+
+    rows: FloatArray  # (p + 1, r, N), S_d Q for d = 0..p
+    segments: Segments
+
+    @property
+    def n_lags(self) -> int:
+        """Largest shift p."""
+        return int(self.rows.shape[0]) - 1
+
+    @property
+    def rank(self) -> int:
+        """Vectors of the basis."""
+        return int(self.rows.shape[1])
+
+
 @dataclass(frozen=True, slots=True)
 class DesignFactor:
     """An orthonormal basis of a design, in which the lag-1 product is diagonal.
 
-    The basis ``Q`` spans the columns of ``X`` and is rotated so that ``Q'S_1Q`` is diagonal, where
-    ``(S_d x)_t = x_{t+d} + x_{t-d}`` (zero outside the run). AR(1) precision is then diagonal plus
-    rank one, and every voxel is solved in O(rank).
+    The basis ``Q`` spans the columns of ``X`` over the N kept volumes and is rotated so that
+    ``Q'S_1Q`` is diagonal, where ``(S_d x)_t = x_{t+d} + x_{t-d}`` (zero outside the segment). In
+    one segment AR(1) precision is then diagonal plus rank one, and every voxel is solved in
+    O(rank).
     """
 
-    basis: FloatArray  # (T, r)
+    basis: FloatArray  # (N, r)
     eigenvalues: FloatArray  # (r,), the diagonal of Q'S_1Q
     triangle: FloatArray  # (r, r), R of the column-scaled, pivoted QR
     implied: FloatArray  # (r, k - r), R^-1 of the dependent columns
@@ -44,11 +64,12 @@ class DesignFactor:
     rank: int
     constant: FloatArray  # (r,), Q'1
     constant_in_span: bool
+    segments: Segments
 
     @property
-    def n_scans(self) -> int:
-        """Number of volumes T."""
-        return int(self.basis.shape[0])
+    def n_kept(self) -> int:
+        """Number of volumes that count, N."""
+        return self.segments.n_kept
 
     @property
     def n_regressors(self) -> int:
@@ -57,8 +78,8 @@ class DesignFactor:
 
     @property
     def dof(self) -> int:
-        """Residual degrees of freedom: scans minus rank, never minus columns."""
-        return self.n_scans - self.rank
+        """Residual degrees of freedom: kept volumes minus rank, never minus columns."""
+        return self.n_kept - self.rank
 
     @property
     def dependent_columns(self) -> tuple[int, ...]:
@@ -115,8 +136,8 @@ class DesignFactor:
         off = np.abs(dependent - independent @ self.implied)
         return np.asarray(off > ESTIMABLE * np.abs(scaled).max(axis=1, keepdims=True))
 
-    def shifted_basis(self, n_lags: int) -> FloatArray:
-        """``S_d Q`` for d = 0..n_lags, the rows against which a block of data is multiplied.
+    def shifted_basis(self, n_lags: int) -> ShiftedBasis:
+        """``S_d Q`` for d = 0..n_lags, the rows with which a block of data is multiplied.
 
         Parameters
         ----------
@@ -125,9 +146,15 @@ class DesignFactor:
 
         Returns
         -------
-        (n_lags + 1, r, T) array
+        ShiftedBasis
         """
-        return np.stack([symmetric_shift(self.basis, lag).T for lag in range(n_lags + 1)])
+        shift = self.segments.shift
+        rows = np.stack([shift(self.basis, lag).T for lag in range(n_lags + 1)])
+        return ShiftedBasis(rows, self.segments)
+
+    def lagged(self, lag: int) -> FloatArray:
+        """``Q'S_dQ``, (r, r); diagonal for lags 0 and 1."""
+        return np.asarray(self.basis.T @ self.segments.shift(self.basis, lag))
 
     def contrast_in_basis(self, weights: FloatArray) -> FloatArray:
         """Weights on regressors expressed in the basis, so that ``c'beta = h'b``.
@@ -167,33 +194,15 @@ class DesignFactor:
         return np.asarray(out / self.column_scale[:, None])
 
 
-def symmetric_shift(x: FloatArray, lag: int) -> FloatArray:
-    """``(S_d x)_t = x_{t+d} + x_{t-d}`` along the first axis, zero outside; S_0 is the identity.
-
-    Parameters
-    ----------
-    x : (T, ...) array
-    lag : int
-
-    Returns
-    -------
-    (T, ...) array
-    """
-    if lag == 0:
-        return x.copy()
-    out = np.zeros_like(x)
-    out[:-lag] += x[lag:]
-    out[lag:] += x[:-lag]
-    return out
-
-
-def factor_design(X: FloatArray) -> DesignFactor:
+def factor_design(X: FloatArray, segments: Segments | None = None) -> DesignFactor:
     """Factor a design by column-scaled QR with column pivoting.
 
     Parameters
     ----------
-    X : (T, k) array
-        Design matrix; finite, no all-zero column.
+    X : (N, k) array
+        Design matrix, the rows of kept volumes; finite. A column of zeros counts as dependent.
+    segments : Segments, optional
+        Of N kept volumes; by default one segment of all.
 
     Returns
     -------
@@ -202,23 +211,30 @@ def factor_design(X: FloatArray) -> DesignFactor:
     Raises
     ------
     DesignError
-        When no degrees of freedom are left (T <= rank).
+        When no degrees of freedom are left (N <= rank), or nothing of the design.
     """
     X = np.asarray(X, dtype=np.float64)
+    segments = whole_run(len(X)) if segments is None else segments
     # Lengths from scaled columns: squares of columns at 1e200 would overflow, at 1e-200 vanish.
     largest = np.abs(X).max(axis=0)
+    largest[largest == 0] = 1.0  # a regressor of dropped volumes alone
     column_scale = largest * np.sqrt(((X / largest) ** 2).sum(axis=0))
+    column_scale[column_scale == 0] = 1.0
     q, triangle, pivots = qr(X / column_scale, mode="economic", pivoting=True)
     rank = int(np.count_nonzero(np.abs(np.diag(triangle)) > DEPENDENT_COLUMN))
+    if rank == 0:
+        msg = "the design is 0 in all volumes that are kept; keep some in which it is not"
+        raise DesignError(msg)
     if X.shape[0] <= rank:
         msg = (
-            f"the design has rank {rank} and the run only {X.shape[0]} volumes, so nothing is left "
+            f"the design has rank {rank} and the run only {X.shape[0]} volumes"
+            f"{' that are kept' if len(X) < segments.n_volumes else ''}, so nothing is left "
             "to estimate the noise from; use fewer regressors"
         )
         raise DesignError(msg)
     q = q[:, :rank]
     implied = solve_triangular(triangle[:rank, :rank], triangle[:rank, rank:])
-    eigenvalues, rotation = np.linalg.eigh(q.T @ symmetric_shift(q, 1))
+    eigenvalues, rotation = np.linalg.eigh(q.T @ segments.shift(q, 1))
     basis = np.ascontiguousarray(q @ rotation)
     constant = basis.sum(axis=0)
     left_over = np.sqrt(np.mean((1.0 - basis @ constant) ** 2))
@@ -233,4 +249,5 @@ def factor_design(X: FloatArray) -> DesignFactor:
         rank=rank,
         constant=constant,
         constant_in_span=bool(left_over < CONSTANT_IN_SPAN),
+        segments=segments,
     )

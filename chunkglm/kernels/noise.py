@@ -1,48 +1,96 @@
 """Noise models: what the user asks for, and the AR coefficients of every voxel."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from chunkglm._types import FloatArray
 from chunkglm.errors import DesignError
+from chunkglm.kernels.segments import Segments
+
+# Partial autocorrelations are held within this of 0: beyond 1 there is no stationary process, which
+# autocovariances divided by their own number of pairs do not rule out.
+LARGEST_PARTIAL = 0.999
+
+# From autocovariances of residuals, (n + 1, V), to those of the noise, (m + 1, V).
+Correction = Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
 class AR:
-    """Autoregressive noise of order 0 (white) or 1, its coefficient estimated in each voxel.
+    """Autoregressive noise, its coefficients estimated in each voxel.
+
+    Coefficients are those of Yule and Walker, from autocovariances of the least-squares residuals
+    that are each divided by its number of pairs. In short or much censored runs these may belong to
+    no stationary process: then the partial autocorrelation that reaches 0.999 is held there, and
+    those of higher lags are 0. Only with order 1 and the conditional start the coefficient is used
+    as it is, as nilearn does; its filter needs no stationary process.
 
     Parameters
     ----------
     order : int
-        0 for ordinary least squares, 1 for AR(1).
+        0 for ordinary least squares, p for AR(p).
     bins : int, optional
-        Truncate the coefficient toward zero to multiples of ``1 / bins``, as nilearn does with
-        ``bins=100``. By default it is used as estimated.
+        For order 1: truncate the coefficient toward zero to multiples of ``1 / bins``, as nilearn
+        does with ``bins=100``. By default it is used as estimated.
+    initial : {"conditional", "stationary"}
+        How the first `order` samples of the run, and after each gap, are weighted: as they are, as
+        nilearn does, or by the exact precision matrix of the stationary process.
+    iterations : int
+        Passes of generalised least squares. From the second on, the coefficients are estimated
+        anew from the residuals of the pass before.
 
     Raises
     ------
     DesignError
-        For an order other than 0 or 1, or bins below 1.
+        For values that make no model.
     """
 
     order: int
     bins: int | None = None
+    initial: Literal["conditional", "stationary"] = "conditional"
+    iterations: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be fitted."""
-        if isinstance(self.order, bool) or self.order not in (0, 1):
-            msg = f'noise order must be 0 ("ols") or 1 ("ar1"), but got {self.order!r}'
+        """Refuse what cannot be fitted; whole numbers of any kind become ints."""
+        if not _is_count(self.order, 0):
+            msg = f"noise order must be 0 or a positive whole number, but got {self.order!r}"
             raise DesignError(msg)
-        if self.bins is not None and (isinstance(self.bins, bool) or not self.bins >= 1):
-            msg = f"bins must be a positive number of bins, but got {self.bins!r}"
+        if self.bins is not None:
+            if not _is_count(self.bins, 1):
+                msg = f"bins must be a positive number of bins, but got {self.bins!r}"
+                raise DesignError(msg)
+            if self.order != 1:
+                msg = f"bins are for noise of order 1, but got order {self.order}; leave them out"
+                raise DesignError(msg)
+        if self.initial not in ("conditional", "stationary"):
+            msg = f'initial must be "conditional" or "stationary", but got {self.initial!r}'
             raise DesignError(msg)
+        if not _is_count(self.iterations, 1):
+            msg = f"iterations must be a positive whole number, but got {self.iterations!r}"
+            raise DesignError(msg)
+        for name in ("order", "bins", "iterations"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else int(value))
 
     def __str__(self) -> str:
-        """Spell the model the way `parse_noise` reads it, bins aside."""
-        name = "ols" if self.order == 0 else f"ar{self.order}"
-        return name if self.bins is None else f"{name}, {self.bins} bins"
+        """Spell the model the way `parse_noise` reads it, but for what is not the default."""
+        return ", ".join(
+            [
+                "ols" if self.order == 0 else f"ar{self.order}",
+                *([] if self.bins is None else [f"{self.bins} bins"]),
+                *([] if self.initial == "conditional" else [self.initial]),
+                *([] if self.iterations == 1 else [f"{self.iterations} iterations"]),
+            ]
+        )
+
+
+def _is_count(value: object, least: int) -> bool:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and int(value) >= least  # type: ignore[call-overload]
 
 
 def parse_noise(noise: "str | AR") -> AR:
@@ -51,7 +99,7 @@ def parse_noise(noise: "str | AR") -> AR:
     Parameters
     ----------
     noise : str or AR
-        ``"ols"``, ``"ar1"`` or an `AR` value.
+        ``"ols"``, ``"ar1"``, ``"ar2"``, …, or an `AR` value.
 
     Returns
     -------
@@ -67,33 +115,128 @@ def parse_noise(noise: "str | AR") -> AR:
     if isinstance(noise, str):
         if noise == "ols":
             return AR(0)
-        found = re.fullmatch(r"ar(\d{1,3})", noise)
+        found = re.fullmatch(r"ar([0-9]{1,3})", noise)
         if found:
             return AR(int(found[1]))
-    msg = f'noise must be "ols", "ar1" or a value such as AR(1, bins=100), but got {noise!r}'
+    msg = (
+        'noise must be "ols", "ar1", "ar2" and so on, or a value such as AR(1, bins=100), but got '
+        f"{noise!r}"
+    )
     raise DesignError(msg)
 
 
-def ar1_coefficient(
-    lagged: FloatArray, squares: FloatArray, n_scans: int, bins: int | None
-) -> FloatArray:
-    """AR(1) coefficient of every voxel, by Yule-Walker on the least-squares residuals r.
+def check_order(noise: AR, segments: Segments, dof: int) -> None:
+    """Refuse an order that the kept volumes cannot tell anything about.
 
     Parameters
     ----------
-    lagged : (V,) array
-        Sum of ``r_t r_{t+1}``.
-    squares : (V,) array
-        Sum of ``r_t ** 2``.
-    n_scans : int
-    bins : int or None
-        See `AR`.
+    noise : AR
+    segments : Segments
+    dof : int
+        Residual degrees of freedom.
+
+    Raises
+    ------
+    DesignError
+        When the order is above the degrees of freedom, or no two volumes of a segment lie so far
+        apart.
+    """
+    if noise.order > dof:
+        msg = (
+            f"noise of order {noise.order} is more than the {dof} degrees of freedom of the "
+            "residuals can tell; choose a lower order"
+        )
+        raise DesignError(msg)
+    if noise.order and not segments.n_pairs(noise.order):
+        msg = (
+            f"noise of order {noise.order} needs volumes that lie {noise.order} apart with none "
+            f"dropped between, but the longest of {segments.n_segments} segments has "
+            f"{segments.lengths.max()} volumes; choose a lower order or keep more volumes"
+        )
+        raise DesignError(msg)
+
+
+def ar_coefficients(
+    autocovariance: FloatArray, noise: AR, correction: Correction | None = None
+) -> FloatArray:
+    """AR coefficients of every voxel from the autocovariances of its residuals.
+
+    The one place where residuals become coefficients, whatever they were: least-squares ones,
+    those of another pass, or averages over neighbours.
+
+    Parameters
+    ----------
+    autocovariance : (n + 1, V) array
+        n >= p lags, each divided by its number of pairs, see `solve.residual_autocovariance`; in
+        any unit, for only their ratios count.
+    noise : AR
+    correction : callable, optional
+        Turns them into (m + 1, V) autocovariances of the noise, m >= p; as found by default.
 
     Returns
     -------
-    (V,) array
-        ``[sum r_t r_{t+1} / (T - 1)] / [sum r_t**2 / T]``; 0 where there are no residuals.
+    (p, V) array
+        0 where the residuals are 0.
     """
-    scale = n_scans / (n_scans - 1)
-    rho = np.divide(lagged * scale, squares, out=np.zeros_like(squares), where=squares > 0)
-    return rho if bins is None else np.asarray(np.trunc(rho * bins) / bins)
+    found = autocovariance if correction is None else correction(autocovariance)
+    as_it_is = noise.order == 1 and noise.initial == "conditional"
+    phi = levinson(found[: noise.order + 1], np.inf if as_it_is else LARGEST_PARTIAL)
+    if noise.bins is not None:
+        phi = np.trunc(phi * noise.bins) / noise.bins
+    return phi
+
+
+def levinson(autocovariance: FloatArray, largest: float = LARGEST_PARTIAL) -> FloatArray:
+    """Solve the Yule-Walker equations by Levinson's and Durbin's recursion, for all voxels at once.
+
+    Parameters
+    ----------
+    autocovariance : (p + 1, V) array
+    largest : float
+        Where a partial autocorrelation would be further from 0 it is held there, and the recursion
+        ends. Below 1 every solution is of a stationary process.
+
+    Returns
+    -------
+    (p, V) array
+    """
+    order = autocovariance.shape[0] - 1
+    phi = np.zeros((order, autocovariance.shape[1]))
+    innovation = autocovariance[0].copy()
+    open_ = innovation > 0
+    for m in range(1, order + 1):
+        rest = autocovariance[m] - np.einsum(
+            "iv,iv->v", phi[: m - 1], autocovariance[m - 1 : 0 : -1]
+        )
+        partial = np.divide(rest, innovation, out=np.zeros_like(rest), where=open_)
+        within = np.abs(partial) <= largest
+        np.clip(partial, -largest, largest, out=partial)
+        phi[: m - 1] -= partial * phi[: m - 1][::-1]
+        phi[m - 1] = partial
+        innovation *= 1.0 - partial**2
+        open_ &= within
+    return phi
+
+
+def lower_orders(phi: FloatArray) -> list[tuple[FloatArray, FloatArray]]:
+    """Best predictors from fewer samples, by Levinson's recursion run backwards.
+
+    Parameters
+    ----------
+    phi : (p, V) array
+        Coefficients of a stationary process.
+
+    Returns
+    -------
+    list of (coefficients, ratio)
+        Entry m, for m = 0..p: (m, V) coefficients of order m, and (V,) the innovation variance of
+        order p over that of order m.
+    """
+    found: list[tuple[FloatArray, FloatArray]] = [(phi, np.ones(phi.shape[1]))]
+    for m in range(phi.shape[0], 0, -1):
+        higher, ratio = found[-1]
+        partial = higher[m - 1]
+        left = 1.0 - partial**2
+        lower = (higher[: m - 1] + partial * higher[: m - 1][::-1]) / left
+        found.append((lower, ratio * left))
+    return found[::-1]

@@ -45,11 +45,11 @@ def curves_of(moments: Moments, model: Model) -> Curves:
     for part in voxel_blocks(n_voxels):
         solution = solve(moments.of_voxels(part), model)
         b[:, part], level[part] = solution.b, solution.offset
-        ar[:, part] = solution.rho[None][:order]
+        ar[:, part] = solution.phi
     slope, shift = np.ones(n_voxels), moments.reference.copy()
     if model.percent:
         with np.errstate(invalid="ignore", over="ignore"):
-            mean = np.maximum(moments.reference + moments.total / model.factor.n_scans, 1.0)
+            mean = np.maximum(moments.reference + moments.total / model.factor.n_kept, 1.0)
             slope = 100.0 / mean
             # 100 * (y / mean - 1), never as the difference of two large numbers.
             shift = slope * (moments.reference - mean)

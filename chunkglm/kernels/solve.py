@@ -1,14 +1,22 @@
-"""From moments to solutions: AR(1) generalised least squares in closed form."""
+"""From moments to solutions: generalised least squares of every voxel under AR(p) noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from chunkglm._types import FloatArray, IntArray
 from chunkglm.kernels.factor import DesignFactor
-from chunkglm.kernels.moments import Moments
-from chunkglm.kernels.noise import AR, ar1_coefficient
+from chunkglm.kernels.moments import Moments, shifted_by
+from chunkglm.kernels.noise import AR, Correction, ar_coefficients
+from chunkglm.kernels.precision import (
+    DiagonalPlusRankOne,
+    Inverse,
+    NormalTerms,
+    cholesky,
+    normal_equations,
+    normal_terms,
+)
 
 # A voxel is constant when its standard deviation over time is below this share of its level:
 # rounding of float64 leaves 1e-16, real signal on an offset of 1e10 still has 1e-10.
@@ -23,20 +31,48 @@ ESTIMATED, OUTSIDE_MASK, CONSTANT, NOT_FINITE, EXPLAINED = 0, 1, 2, 3, 4
 
 
 class Solution(NamedTuple):
-    """Estimates of V voxels in the basis of the design.
+    """Estimates of V voxels in the basis of the design, in the units of the fit."""
 
-    The inverse precision is ``diag(inverse) + strength * spike spike'`` (Sherman-Morrison).
-    """
-
-    b: FloatArray  # (r, V), coefficients in the units of the fit, but for
+    b: FloatArray  # (r, V), coefficients, but for
     offset: FloatArray  # (V,), a constant that is still to be added to the series
-    inverse: FloatArray  # (r, V)
-    spike: FloatArray  # (r, V)
-    strength: FloatArray  # (V,)
-    sigma2: FloatArray  # (V,), innovation variance in the units of the fit
-    rho: FloatArray  # (V,)
+    inverse: Inverse  # of the normal matrix
+    sigma2: FloatArray  # (V,), innovation variance
+    phi: FloatArray  # (p, V), autoregressive coefficients
     r_square: FloatArray  # (V,)
     status: IntArray  # (V,) int8
+
+    def effect_of(self, weights: FloatArray, of_constant: FloatArray) -> FloatArray:
+        """Contrasts of the coefficients.
+
+        Parameters
+        ----------
+        weights : (q, r) array
+            In the basis, from `DesignFactor.contrast_in_basis`.
+        of_constant : (q,) array
+            What the contrasts say of a series of ones, from `estimate.constant_under`.
+
+        Returns
+        -------
+        (q, V) array
+        """
+        effect = weights @ self.b
+        effect += np.multiply.outer(of_constant, self.offset)
+        return effect
+
+    def covariance_of(self, weights: FloatArray) -> FloatArray:
+        """Covariance of contrasts, for t (its diagonal) and F alike.
+
+        Parameters
+        ----------
+        weights : (q, r) array
+            In the basis, from `DesignFactor.contrast_in_basis`.
+
+        Returns
+        -------
+        (q, q, V) array
+        """
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            return self.inverse.covariance_of(weights) * self.sigma2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +82,39 @@ class Model:
     factor: DesignFactor
     noise: AR
     percent: bool  # signal as percent of each voxel's mean
+    # What residuals' autocovariances say of the noise's; arrays computed once from the design.
+    correction: Correction | None = None
+    terms: NormalTerms = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Gather what the design alone decides."""
+        object.__setattr__(self, "terms", normal_terms(self.factor, self.noise))
 
 
-def solve(moments: Moments, model: Model) -> Solution:
+def solve(moments: Moments, model: Model, autocorrelation: FloatArray | None = None) -> Solution:
     """Fit every voxel from its moments.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of a whole run, V voxels; of as many lags as the noise's order, or more.
+    model : Model
+    autocorrelation : (n + 1, V) array, optional
+        Taken in place of each voxel's own `residual_autocovariance`, averages over neighbours for
+        example; n >= p lags, in any unit. There is then one iteration.
+
+    Returns
+    -------
+    Solution
+        In the units asked for (percent of the mean, or the data's); NaN where `status` is not 0.
+    """
+    # Samples that are not finite, or whose squares are not, make their own voxel NaN, in silence.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        return _solve(moments, model, autocorrelation)
+
+
+def residual_autocovariance(moments: Moments, model: Model) -> FloatArray:
+    """Autocovariances of the least-squares residuals, for as many lags as there are moments of.
 
     Parameters
     ----------
@@ -59,60 +124,82 @@ def solve(moments: Moments, model: Model) -> Solution:
 
     Returns
     -------
-    Solution
-        In the units asked for (percent of the mean, or the data's); NaN where `status` is not 0.
+    (n + 1, V) array
+        ``sum r_t r_{t+d} / pairs_d`` over the pairs of volumes of the same segment, in the data's
+        units squared.
+    """
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        _, offset = _units(moments, model)
+        return _autocovariance(_about_offset(moments, offset, model), model, None)
 
-    Notes
-    -----
+
+def _solve(moments: Moments, model: Model, autocorrelation: FloatArray | None) -> Solution:
+    """Solve in the data's units about the reference; only results are put into the fit's."""
+    factor, noise = model.factor, model.noise
+    status = voxel_status(moments, factor.n_kept)
+    # Before any shift: about another value they would lose the digits of a large mean.
+    total_squares = moments.autocovariance[0] - moments.total**2 / factor.n_kept
+    slope, offset = _units(moments, model)
+    moments = _about_offset(moments, offset, model)
+    c0, squares = moments.products[0], moments.autocovariance[0]
+    residual_squares = np.maximum(squares - np.einsum("rv,rv->v", c0, c0), 0.0)
+    if noise.order == 0:
+        b, left = c0.copy(), residual_squares.copy()
+        inverse: Inverse = DiagonalPlusRankOne(
+            np.ones_like(c0), np.zeros_like(c0), np.zeros_like(squares)
+        )
+        phi = np.empty((0, squares.size))
+    else:
+        found = autocorrelation
+        if found is None:
+            found = _autocovariance(moments, model, None)
+        phi = ar_coefficients(found, noise, model.correction)
+        b, inverse, left = _generalised(moments, phi, model)
+        for _ in range(noise.iterations - 1 if autocorrelation is None else 0):
+            phi = ar_coefficients(_autocovariance(moments, model, b), noise, model.correction)
+            b, inverse, left = _generalised(moments, phi, model)
+    b *= slope
+    sigma2 = left * (slope * slope / factor.dof)
+    if not factor.constant_in_span:
+        offset = np.zeros_like(offset)
+    r_square = 1.0 - residual_squares / total_squares
+    explained = (status == ESTIMATED) & (residual_squares <= NOTHING_LEFT * squares)
+    # No estimate is handed out that is none, whatever the sums were.
+    status[(status == ESTIMATED) & ~np.isfinite(sigma2)] = NOT_FINITE
+    lost = status != ESTIMATED
+    for values in (sigma2, phi):
+        values[..., lost | explained] = np.nan
+    r_square[lost] = np.nan
+    b[:, lost] = np.nan
+    status[explained] = EXPLAINED
+    return Solution(b, slope * offset, inverse, sigma2, phi, r_square, status)
+
+
+def _generalised(
+    moments: Moments, phi: FloatArray, model: Model
+) -> tuple[FloatArray, Inverse, FloatArray]:
+    """Coefficients, inverse normal matrix and whitened residual squares, given phi."""
+    noise, segments = model.noise, model.factor.segments
+    if noise.order == 1 and noise.initial == "conditional" and segments.n_segments == 1:
+        return _closed_form(moments, phi[0], model.factor)
+    normal = normal_equations(moments, phi, model.terms)
+    inverse = cholesky(normal.matrix)
+    b = inverse.solve(normal.right)
+    left = normal.squares - np.einsum("rv,rv->v", normal.right, b)
+    return b, inverse, np.maximum(left, 0.0)
+
+
+def _closed_form(
+    moments: Moments, rho: FloatArray, factor: DesignFactor
+) -> tuple[FloatArray, Inverse, FloatArray]:
+    """Solve for AR(1) noise in one segment, in a few operations a regressor.
+
     With ``A(rho) = (1 + rho**2) I - rho L - rho**2 q q'``, L the eigenvalues of Q'S_1Q and q
     the last row of Q, ``A`` is Q'W'WQ for the filter ``W = I - rho * shift`` that leaves the first
     sample as it is.
     """
-    # Samples that are not finite, or whose squares are not, make their own voxel NaN, in silence.
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        return _solve(moments, model)
-
-
-def _solve(moments: Moments, model: Model) -> Solution:
-    factor = model.factor
-    status = voxel_status(moments, factor.n_scans)
-    scaled, offset, total_squares = _in_model_units(moments, model)
-    c0, squares = scaled.products[0], scaled.autocovariance[0]
-    residual_squares = np.maximum(squares - np.einsum("rv,rv->v", c0, c0), 0.0)
-    if model.noise.order == 0:
-        inverse = np.ones_like(c0)
-        solution = Solution(
-            c0.copy(), offset, inverse, np.zeros_like(c0), np.zeros_like(squares),
-            residual_squares, np.zeros_like(squares), squares, status,
-        )  # fmt: skip
-    else:
-        solution = _solve_ar1(scaled, offset, residual_squares, model, status)
-    r_square = 1.0 - residual_squares / total_squares
-    sigma2 = solution.sigma2 / factor.dof
-    explained = (status == ESTIMATED) & (residual_squares <= NOTHING_LEFT * squares)
-    lost = status != ESTIMATED
-    for values in (sigma2, solution.rho):
-        values[lost | explained] = np.nan
-    r_square[lost] = np.nan
-    solution.b[:, lost] = np.nan
-    status[explained] = EXPLAINED
-    return solution._replace(sigma2=sigma2, r_square=r_square, status=status)
-
-
-def _solve_ar1(
-    moments: Moments,
-    offset: FloatArray,
-    residual_squares: FloatArray,
-    model: Model,
-    status: IntArray,
-) -> Solution:
-    """Solve for AR(1) noise; `sigma2` is still the sum of squares of the whitened residuals."""
-    factor = model.factor
     c0, c1 = moments.products[:2]
     eigenvalues, last = factor.eigenvalues[:, None], factor.basis[-1][:, None]
-    # r'S_1r with r = d - Q c0; S_1 counts each pair twice.
-    lagged = moments.autocovariance[1] - np.einsum("rv,rv->v", c0, 2.0 * c1 - eigenvalues * c0)
-    rho = ar1_coefficient(0.5 * lagged, residual_squares, factor.n_scans, model.noise.bins)
     rho2 = rho * rho
     tail = moments.tail[-1]
     diagonal = 1.0 + rho2
@@ -124,23 +211,45 @@ def _solve_ar1(
     strength = rho2 / (1.0 - rho2 * (factor.basis[-1] @ spike))
     b = right * inverse
     b += spike * (strength * (factor.basis[-1] @ b))
-    whitened_squares = (
+    left = (
         diagonal * moments.autocovariance[0]
         - rho * moments.autocovariance[1]
         - rho2 * tail**2
         - np.einsum("rv,rv->v", right, b)
     )
-    whitened_squares = np.maximum(whitened_squares, 0.0)
-    return Solution(b, offset, inverse, spike, strength, whitened_squares, rho, rho, status)
+    return b, DiagonalPlusRankOne(inverse, spike, strength), np.maximum(left, 0.0)
 
 
-def voxel_status(moments: Moments, n_scans: int) -> IntArray:
+def _autocovariance(moments: Moments, model: Model, b: FloatArray | None) -> FloatArray:
+    """Autocovariances of ``d - Qb``, each divided by its number of pairs; b by least squares."""
+    factor, order = model.factor, model.noise.order
+    c0 = moments.products[0]
+    out = np.empty_like(moments.autocovariance)
+    for lag, (products, lagged) in enumerate(
+        zip(moments.products, moments.autocovariance, strict=True)
+    ):
+        beta = c0 if b is None else b
+        # r'S_dr = d'S_dd - b'(2 (S_dQ)'d - (Q'S_dQ) b); S_d counts each pair twice.
+        if lag == 0:
+            explained = products if b is None else 2.0 * products - beta
+        elif lag == 1:
+            explained = 2.0 * products - factor.eigenvalues[:, None] * beta
+        else:
+            matrix = model.terms.lagged[lag] if lag <= order else factor.lagged(lag)
+            explained = 2.0 * products - matrix @ beta
+        pairs = factor.segments.n_pairs(lag)
+        out[lag] = (lagged - np.einsum("rv,rv->v", beta, explained)) / (pairs * (2 if lag else 1))
+    np.maximum(out[0], 0.0, out=out[0])
+    return out
+
+
+def voxel_status(moments: Moments, n_kept: int) -> IntArray:
     """Why a voxel cannot be estimated: `CONSTANT`, `NOT_FINITE`, or 0.
 
     Parameters
     ----------
     moments : Moments
-    n_scans : int
+    n_kept : int
 
     Returns
     -------
@@ -149,61 +258,28 @@ def voxel_status(moments: Moments, n_scans: int) -> IntArray:
     squares, total = moments.autocovariance[0], moments.total
     finite = np.isfinite(squares) & np.isfinite(total) & np.isfinite(moments.reference)
     with np.errstate(invalid="ignore", over="ignore"):
-        spread = np.sqrt(np.maximum(squares - total**2 / n_scans, 0.0) / n_scans)
-        constant = spread <= CONSTANT_VOXEL * np.abs(moments.reference + total / n_scans)
+        spread = np.sqrt(np.maximum(squares - total**2 / n_kept, 0.0) / n_kept)
+        constant = spread <= CONSTANT_VOXEL * np.abs(moments.reference + total / n_kept)
     status = np.where(constant, CONSTANT, ESTIMATED)
     return np.where(finite, status, NOT_FINITE).astype(np.int8)
 
 
-def _in_model_units(moments: Moments, model: Model) -> tuple[Moments, FloatArray, FloatArray]:
-    """Moments of the scaled series, the constant still missing from it, its squares about the mean.
+def _units(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray]:
+    """What turns the sums' series d into the fit's: ``slope * (d + offset)``."""
+    if not model.percent:
+        return np.ones_like(moments.reference), moments.reference
+    mean = np.maximum(moments.reference + moments.total / model.factor.n_kept, 1.0)
+    # 100 * (y / mean - 1) with y = reference + d; never the difference of two large numbers.
+    return 100.0 / mean, moments.reference - mean
+
+
+def _about_offset(moments: Moments, offset: FloatArray, model: Model) -> Moments:
+    """Moments of the series that the design is fitted to.
 
     With the constant in the span of the design a shift of the data changes no residual, so the sums
     stay about the reference and the shift is added to the coefficients at the end. Without it, the
     shift goes into the sums.
     """
-    factor = model.factor
-    if model.percent:
-        mean = np.maximum(moments.reference + moments.total / factor.n_scans, 1.0)
-        slope = 100.0 / mean
-        # 100 * (y / mean - 1) with y = reference + d; never the difference of two large numbers.
-        offset: FloatArray = slope * (moments.reference - mean)
-    else:
-        slope = np.ones_like(moments.reference)
-        offset = moments.reference
-    scaled = moments
-    if model.percent:
-        scaled = Moments(
-            moments.reference * slope,
-            moments.products * slope,
-            moments.autocovariance * slope**2,
-            moments.total * slope,
-            moments.head * slope,
-            moments.tail * slope,
-        )
-    # Before any shift: about another value they would lose the digits of a large mean.
-    total_squares = scaled.autocovariance[0] - scaled.total**2 / factor.n_scans
-    if factor.constant_in_span:
-        return scaled, offset, total_squares
-    return _shift(scaled, offset, factor), np.zeros_like(offset), total_squares
-
-
-def _shift(moments: Moments, offset: FloatArray, factor: DesignFactor) -> Moments:
-    """Moments of ``d + offset``, the design not containing a constant."""
-    n_scans, n_lags = factor.n_scans, moments.tail.shape[0]
-    products, autocovariance = moments.products.copy(), moments.autocovariance.copy()
-    shifted = factor.shifted_basis(n_lags)
-    for lag in range(n_lags + 1):
-        ends = moments.head[:lag].sum(axis=0) + moments.tail[n_lags - lag :].sum(axis=0)
-        pairs = 2 * (n_scans - lag) if lag else n_scans
-        sums = 2.0 * moments.total - ends if lag else moments.total
-        products[lag] += np.multiply.outer(shifted[lag].sum(axis=1), offset)
-        autocovariance[lag] += offset * (2.0 * sums + offset * pairs)
-    return Moments(
-        moments.reference,
-        products,
-        autocovariance,
-        moments.total + n_scans * offset,
-        moments.head + offset,
-        moments.tail + offset,
-    )
+    if model.factor.constant_in_span:
+        return moments
+    return shifted_by(moments, offset, model.factor.shifted_basis(moments.n_lags))

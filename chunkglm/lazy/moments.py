@@ -5,17 +5,16 @@ from functools import partial
 from typing import Any
 
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, RunSource
-from chunkglm.kernels.factor import DesignFactor
-from chunkglm.kernels.moments import Moments, copy_of, no_moments
+from chunkglm.kernels.factor import DesignFactor, ShiftedBasis
+from chunkglm.kernels.moments import Moments, add_block, copy_of, no_moments
 from chunkglm.kernels.voxels import VoxelSelection, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks
-from chunkglm.lazy.passes import add_volumes, moments_in_one_pass
+from chunkglm.lazy.passes import moments_in_one_pass
 from chunkglm.sizes import block_volumes, even_blocks
 
 _PREFIX = "moments-"
@@ -46,15 +45,17 @@ def make_slabs(mask: BoolArray, planes: list[range]) -> Slabs:
     return Slabs(mask, tuple(planes), counts)
 
 
-def moments_fields(rank: int, n_lags: int) -> dict[str, Field]:
+def moments_fields(basis: ShiftedBasis) -> dict[str, Field]:
     """Name, leading shape and dtype of each of the `Moments`."""
+    n_lags, rank = basis.n_lags, basis.rank
+    n_edges = basis.segments.n_segments * n_lags
     return {
         "reference": Field((), "f8"),
         "products": Field((n_lags + 1, rank), "f8"),
         "autocovariance": Field((n_lags + 1,), "f8"),
         "total": Field((), "f8"),
-        "head": Field((n_lags,), "f8"),
-        "tail": Field((n_lags,), "f8"),
+        "head": Field((n_edges,), "f8"),
+        "tail": Field((n_edges,), "f8"),
     }
 
 
@@ -84,9 +85,9 @@ def moments_of_source(
     dict of dask arrays
         One for each field of `Moments`, chunked over voxels.
     """
-    shifted = factor.shifted_basis(n_lags)
-    name = _PREFIX + tokenize(source.token, slabs.mask, slabs.planes, shifted, sigma)
-    tasks: dict[Any, Any] = {(name, "basis"): shifted}
+    basis = factor.shifted_basis(n_lags)
+    name = _PREFIX + tokenize(source.token, slabs.mask, slabs.planes, basis, sigma)
+    tasks: dict[Any, Any] = {(name, "basis"): basis}
     keys = [(name, i) for i in range(len(slabs.occupied))]
     if source.forward_only:
         selection = select_voxels(slabs.mask, range(slabs.mask.shape[2]), sigma)
@@ -99,14 +100,14 @@ def moments_of_source(
         for key, slab in zip(keys, slabs.occupied, strict=True):
             selection = select_voxels(slabs.mask, slabs.planes[slab], sigma)
             tasks[key] = (_slab_as_fields, source, selection, (name, "basis"))
-    fields = moments_fields(factor.rank, n_lags)
+    fields = moments_fields(basis)
     return arrays_of_tasks(name, tasks, keys, fields, (slabs.voxel_chunks,), [])
 
 
 def _slab_as_fields(
-    source: RunSource, selection: VoxelSelection, shifted_basis: FloatArray
+    source: RunSource, selection: VoxelSelection, basis: ShiftedBasis
 ) -> dict[str, FloatArray]:
-    return moments_in_one_pass(source, selection, shifted_basis)._asdict()
+    return moments_in_one_pass(source, selection, basis)._asdict()
 
 
 def _voxels_as_fields(moments: Moments, first: int, stop: int) -> dict[str, FloatArray]:
@@ -121,7 +122,8 @@ class Pass:
     selection: VoxelSelection
     rank: int  # of the design
     n_lags: int
-    n_scans: int
+    n_segments: int
+    n_scans: int  # of the run, dropped ones included
 
 
 def passes_in(graph: HighLevelGraph) -> list[Pass]:
@@ -131,12 +133,14 @@ def passes_in(graph: HighLevelGraph) -> list[Pass]:
         if not name.startswith(_PREFIX):
             continue
         tasks = dict(layer)
-        n_rows, rank, n_scans = tasks[(name, "basis")].shape
+        basis = tasks[(name, "basis")]
+        segments = basis.segments
+        sizes = (basis.rank, basis.n_lags, segments.n_segments, segments.n_volumes)
         for task in tasks.values():
             if isinstance(task, VoxelSelection):
-                found.append(Pass(None, task, rank, n_rows - 1, n_scans))
+                found.append(Pass(None, task, *sizes))
             elif isinstance(task, tuple) and task[0] in (moments_in_one_pass, _slab_as_fields):
-                found.append(Pass(task[1], task[2], rank, n_rows - 1, n_scans))
+                found.append(Pass(task[1], task[2], *sizes))
     return found
 
 
@@ -159,17 +163,17 @@ def moments_of_array(
     -------
     dict of dask arrays
     """
-    shifted = factor.shifted_basis(n_lags)
-    name = _PREFIX + tokenize(run, slabs.mask, slabs.planes, shifted, sigma)
-    tasks: dict[Any, Any] = {(name, "basis"): shifted}
-    keys, dependencies = [], []
+    basis = factor.shifted_basis(n_lags)
+    name = _PREFIX + tokenize(run, slabs.mask, slabs.planes, basis, sigma)
+    tasks: dict[Any, Any] = {(name, "basis"): basis}
+    keys, dependencies, n_scans = [], [], run.shape[3]
     for i, slab in enumerate(slabs.occupied):
         selection = select_voxels(slabs.mask, slabs.planes[slab], sigma)
         tasks[(name, "selection", i)] = selection
         part = run[:, :, selection.planes.start : selection.planes.stop]
-        volume = part.nbytes // factor.n_scans
-        n_volumes = block_volumes(slabs.n_voxels[slab], factor.n_scans, volume)
-        times = tuple(len(b) for b in even_blocks(factor.n_scans, n_volumes))
+        volume = part.nbytes // n_scans
+        n_volumes = block_volumes(slabs.n_voxels[slab], n_scans, volume)
+        times = tuple(len(b) for b in even_blocks(n_scans, n_volumes))
         part = part.rechunk({0: -1, 1: -1, 2: -1, 3: times})
         dependencies.append(part)
         before: Any = None
@@ -182,7 +186,7 @@ def moments_of_array(
             before, first = key, first + length
         keys.append((name, i))
         tasks[(name, i)] = (Moments._asdict, before)
-    fields = moments_fields(factor.rank, n_lags)
+    fields = moments_fields(basis)
     return arrays_of_tasks(name, tasks, keys, fields, (slabs.voxel_chunks,), dependencies)
 
 
@@ -190,16 +194,12 @@ def _extend(
     before: Moments | None,
     block: AnyArray,
     selection: VoxelSelection,
-    shifted_basis: FloatArray,
+    basis: ShiftedBasis,
     *,
     first: int,
 ) -> Moments:
-    if before is None:
-        n_rows, rank, _ = shifted_basis.shape
-        mine = no_moments(np.empty(selection.n_voxels), rank, n_rows - 1)
-    else:
-        # A copy: what another task made may be needed again if this one is run twice.
-        mine = copy_of(before)
+    # A copy: what another task made may be needed again if this one is run twice.
+    mine = no_moments(selection.n_voxels, basis) if before is None else copy_of(before)
     with one_blas_thread():
-        add_volumes(mine, selection.series(block.T), shifted_basis, first)
+        add_block(mine, selection.series(block.T), basis, first)
     return mine

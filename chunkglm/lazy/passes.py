@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from chunkglm._types import AnyArray, FloatArray, RunSource
+from chunkglm._types import AnyArray, RunSource
+from chunkglm.kernels.factor import ShiftedBasis
 from chunkglm.kernels.moments import Moments, add_block, in_units, no_moments
 from chunkglm.kernels.voxels import VoxelSelection
 from chunkglm.lazy.blas import one_blas_thread
@@ -15,7 +16,7 @@ TILE_VOLUMES = 32
 
 
 def moments_in_one_pass(
-    source: RunSource, selection: VoxelSelection, shifted_basis: FloatArray
+    source: RunSource, selection: VoxelSelection, basis: ShiftedBasis
 ) -> Moments:
     """Read a run forwards, once, and add up the moments of the selected voxels.
 
@@ -23,18 +24,17 @@ def moments_in_one_pass(
     ----------
     source : RunSource
     selection : VoxelSelection
-    shifted_basis : (p + 1, r, T) array
+    basis : ShiftedBasis
 
     Returns
     -------
     Moments
         In the units of the scaled run.
     """
-    n_lags, rank = shifted_basis.shape[0] - 1, shifted_basis.shape[1]
-    moments = no_moments(np.empty(selection.n_voxels), rank, n_lags)
+    moments = no_moments(selection.n_voxels, basis)
     with one_blas_thread():
         for part, voxels in _parts(source, selection):
-            _add_pass(moments.of_voxels(voxels), source, part, shifted_basis)
+            _add_pass(moments.of_voxels(voxels), source, part, basis)
     if source.dtype.kind not in "iub":
         return moments
     return in_units(moments, source.slope, source.intercept)
@@ -67,9 +67,9 @@ def _within_chunks(source: RunSource, planes: range) -> list[range]:
 
 
 def _add_pass(
-    moments: Moments, source: RunSource, selection: VoxelSelection, shifted_basis: FloatArray
+    moments: Moments, source: RunSource, selection: VoxelSelection, basis: ShiftedBasis
 ) -> None:
-    """Add all of a run's volumes to moments, in place; the first is the reference."""
+    """Add all of a run's volumes to moments, in place."""
     n_volumes = block_volumes(
         selection.n_voxels, source.shape[3], _volume_bytes(source, selection.planes)
     )
@@ -85,7 +85,7 @@ def _add_pass(
             # for a sample that is not finite counts as 0 of the scaled values when smoothing.
             values = block[part.start : part.stop]
             series = selection.series(values if integers else scaled(values, source), buffer)
-            add_volumes(moments, series, shifted_basis, first + part.start)
+            add_block(moments, series, basis, first + part.start)
 
 
 def _blocks(source: RunSource, planes: range, n_volumes: int) -> Iterator[tuple[int, AnyArray]]:
@@ -136,11 +136,3 @@ def _copy_volumes(block: AnyArray, out: AnyArray) -> None:
 def _volume_bytes(source: RunSource, planes: range) -> int:
     x, y = source.shape[:2]
     return x * y * len(planes) * source.dtype.itemsize
-
-
-def add_volumes(moments: Moments, series: AnyArray, shifted_basis: FloatArray, first: int) -> None:
-    """Add a block in place; the run's first volume becomes the reference."""
-    if first == 0:
-        moments.reference[:] = series[0]
-    rows = shifted_basis[:, :, first : first + series.shape[0]]
-    add_block(moments, series, rows, first)

@@ -99,13 +99,13 @@ def residuals_array(run: RunRead, wanted: SeriesModel) -> da.Array:
         data = run_array(run.source, n_volumes)
     times = _times(wanted, max(data.chunks[3]))
     name, tasks = _shared("residuals", wanted, data, run.sigma)
-    dependencies = []
+    dependencies, first = [], int(wanted.model.factor.segments.kept[0])
     for i in wanted.slabs.occupied:
         selection = select_voxels(wanted.slabs.mask, wanted.slabs.planes[i], run.sigma)
         part = data[:, :, selection.planes.start : selection.planes.stop]
         part = part.rechunk({0: -1, 1: -1, 2: -1, 3: tuple(map(len, times))})
         dependencies.append(part)
-        tasks[name, "reader", i] = _Reader(selection, run.label, run.fitted)
+        tasks[name, "reader", i] = _Reader(selection, first, run.label, run.fitted)
         curves, mask = (name, "curves", i), (name, "mask", i)
         for j, block in enumerate(times):
             samples = (part.name, 0, 0, 0, j)
@@ -127,7 +127,7 @@ def residuals_array(run: RunRead, wanted: SeriesModel) -> da.Array:
 class _Rows:
     """The design's part: one value of the graph, shared by all blocks."""
 
-    basis: FloatArray  # (T, r)
+    basis: FloatArray  # (T, r), NaN in dropped volumes
     ages: IntArray  # (T,)
 
 
@@ -136,15 +136,16 @@ class _Reader:
     """How a slab's series are taken out of a block of the run."""
 
     selection: VoxelSelection
+    reference: int  # the volume that is the moments' reference, the first kept one
     label: str
     fitted: str
 
     def series(self, samples: AnyArray, block: range, reference: FloatArray) -> AnyArray:
-        """Series (t, V) of a block (x, y, z, t); the first must begin with the reference."""
+        """Series (t, V) of a block (x, y, z, t), checked against the reference where it is held."""
         found = self.selection.series(samples.T)
-        if block.start == 0:
+        if self.reference in block:
             with np.errstate(invalid="ignore", over="ignore"):
-                off = np.abs(found[0] - reference)
+                off = np.abs(found[self.reference - block.start] - reference)
             largest = np.abs(reference[np.isfinite(reference)]).max(initial=0.0)
             if np.any(off > SAME_VOLUME * largest):
                 msg = (
@@ -204,7 +205,7 @@ def _times(wanted: SeriesModel, chunk: int) -> list[range]:
     """Blocks of time of all slabs; of one length, as stores want them, but for the last."""
     x, y, _ = wanted.slabs.mask.shape
     planes = max((len(wanted.slabs.planes[i]) for i in wanted.slabs.occupied), default=1)
-    n_scans = wanted.model.factor.n_scans
+    n_scans = wanted.model.factor.segments.n_volumes
     length = max(wanted.reach, series_block(x * y * planes * 8, chunk, n_scans))
     edges = [*range(0, n_scans, length), n_scans]
     return [range(a, b) for a, b in pairwise(edges)]
@@ -219,7 +220,7 @@ def _shared(kind: str, wanted: SeriesModel, *more: Any) -> tuple[str, dict[Any, 
     )
     tasks: dict[Any, Any] = {
         (name, "model"): model,
-        (name, "rows"): _Rows(model.factor.basis, wanted.ages),
+        (name, "rows"): _Rows(model.factor.segments.on_run(model.factor.basis), wanted.ages),
     }
     blocks = zip(*map(block_keys, parts), strict=True)
     for i, keys in zip(slabs.occupied, blocks, strict=True):

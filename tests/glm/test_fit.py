@@ -283,7 +283,7 @@ def test_fit__refuses_other_scalings(run: Path, scaling: Any) -> None:
     one_line(caught.value, "scaling", '"percent" or None')
 
 
-@pytest.mark.parametrize("noise", ["arma", "ar2", "AR1", "", None, 1, "ar", "ar-1", object()])
+@pytest.mark.parametrize("noise", ["arma", "ar2 ", "AR1", "", None, 1, "ar", "ar-1", object()])
 def test_fit__refuses_other_noise(run: Path, noise: Any) -> None:
     with pytest.raises(DesignError) as caught:
         cg.fit(run, DESIGN, noise=noise)

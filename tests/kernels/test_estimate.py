@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from chunkglm.kernels.estimate import VOXELS_IN_CACHE, contrast_maps, model_maps
 from chunkglm.kernels.factor import factor_design
-from chunkglm.kernels.moments import of_block
+from chunkglm.kernels.moments import of_series
 from chunkglm.kernels.noise import AR
 from chunkglm.kernels.solve import CONSTANT, ESTIMATED, NOT_FINITE, Model
 
@@ -53,7 +53,7 @@ def maps(
     case: Case, noise: AR, *, percent: bool, stat_type: str = "F"
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     factor = factor_design(case.X)
-    moments = of_block(case.Y, factor.shifted_basis(noise.order))
+    moments = of_series(case.Y, factor.shifted_basis(noise.order))
     model = Model(factor, noise, percent)
     weights = factor.contrast_in_basis(case.C)
     return contrast_maps(moments, model, weights, stat_type), model_maps(moments, model)

@@ -1,6 +1,5 @@
 """Moments add up over any blocks of time, from any layout and type of number."""
 
-from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -8,42 +7,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunkglm.kernels.factor import factor_design
+from chunkglm.kernels.factor import ShiftedBasis, factor_design
 from chunkglm.kernels.moments import (
     SAMPLES_IN_CACHE,
     Moments,
     add_block,
     copy_of,
     in_units,
-    merge,
     no_moments,
-    of_block,
+    of_series,
+    shifted_by,
 )
+from chunkglm.kernels.segments import Segments, joined, segments_of_mask, whole_run
 
 # Sums in another order differ by rounding, relative to the sum of absolute values. Seen: 1e-15.
 ANOTHER_ORDER = 1e-14
 
 
-def basis(n_scans: int, n_lags: int, rank: int = 3) -> np.ndarray:
-    X = np.random.default_rng(n_scans).standard_normal((n_scans, min(rank, n_scans - 1)))
-    return factor_design(X).shifted_basis(n_lags)
+def basis(n_scans: int, n_lags: int, segments: Segments | None = None) -> ShiftedBasis:
+    segments = whole_run(n_scans) if segments is None else segments
+    n_kept = segments.n_kept
+    X = np.random.default_rng(n_scans).standard_normal((n_kept, min(3, n_kept - 1)))
+    return factor_design(X, segments).shifted_basis(n_lags)
 
 
-def dense(Y: np.ndarray, shifted: np.ndarray) -> Moments:
-    """Moments from their definition, with dense (T, T) shifts."""
-    n_lags, n_scans = shifted.shape[0] - 1, len(Y)
-    reference = Y[0].astype(np.float64)
-    d = Y.astype(np.float64) - reference
-    S = [np.eye(n_scans)]
-    S += [np.eye(n_scans, k=lag) + np.eye(n_scans, k=-lag) for lag in range(1, n_lags + 1)]
-    Q = shifted[0].T
+def dense(Y: np.ndarray, shifted: ShiftedBasis) -> Moments:
+    """Moments from their definition, with dense (N, N) shifts within segments."""
+    segments, n_lags = shifted.segments, shifted.n_lags
+    Y = Y[segments.kept].astype(np.float64)
+    reference = Y[0]
+    d = Y - reference
+    n, label = len(Y), segments.labels
+    same = label[:, None] == label[None]
+    S = [np.eye(n)]
+    S += [same * (np.eye(n, k=lag) + np.eye(n, k=-lag)) for lag in range(1, n_lags + 1)]
+    Q = shifted.rows[0].T
+    parts = [d[label == s] for s in range(segments.n_segments)]
+    nothing = np.zeros((n_lags, d.shape[1]))
     return Moments(
         reference,
         np.stack([(s @ Q).T @ d for s in S]),
         np.stack([(d * (s @ d)).sum(axis=0) for s in S]),
         d.sum(axis=0),
-        d[:n_lags],
-        d[n_scans - n_lags :],
+        np.concatenate([np.concatenate([x, nothing])[:n_lags] for x in parts]),
+        np.concatenate([np.concatenate([nothing, x])[len(x) :] for x in parts]),
     )
 
 
@@ -71,81 +78,107 @@ def partitions(draw: st.DrawFn, shortest: int) -> list[int]:
     return sizes if sum(sizes) > 3 else [*sizes, 4]
 
 
-def merge_without_the_border(earlier: Moments, later: Moments) -> Moments:
-    """Merge blocks, forgetting the pairs of volumes on either side of the border."""
-    autocovariance = earlier.autocovariance + later.autocovariance
-    return merge(earlier, later)._replace(autocovariance=autocovariance)
+@st.composite
+def gaps(draw: st.DrawFn, n_scans: int) -> Segments:
+    """A run without gaps, with gaps, or joined of runs; at least two volumes are kept."""
+    keep = np.array(draw(st.lists(st.booleans(), min_size=n_scans, max_size=n_scans)))
+    keep[draw(st.integers(0, n_scans - 2)) :][:2] = True
+    kind = draw(st.sampled_from(["whole", "gaps", "runs", "runs with gaps"]))
+    cut = draw(st.integers(2, n_scans - 1))
+    if kind == "whole":
+        return whole_run(n_scans)
+    if kind == "gaps":
+        return segments_of_mask(keep)
+    if kind == "runs":
+        return joined([whole_run(cut), whole_run(n_scans - cut)])
+    keep[[0, -1]] = True
+    return joined([segments_of_mask(keep[:cut]), segments_of_mask(keep[cut:])])
 
 
 @pytest.mark.parametrize("n_lags", [0, 1, 2, 3])
-def test_of_block__equals_the_definition(n_lags: int) -> None:
+def test_of_series__equals_the_definition(n_lags: int) -> None:
     Y = 1e4 + np.random.default_rng(0).standard_normal((30, 7))
     shifted = basis(30, n_lags)
-    assert worst_difference(of_block(Y, shifted), dense(Y, shifted)) < ANOTHER_ORDER
+    assert worst_difference(of_series(Y, shifted), dense(Y, shifted)) < ANOTHER_ORDER
 
 
-@given(data=st.data(), n_lags=st.integers(0, 2), seed=st.integers(0, 2**32 - 1), tree=st.booleans())
-def test_merge__any_blocks_give_what_one_gives(
-    data: st.DataObject, n_lags: int, seed: int, tree: bool
-) -> None:
-    sizes = data.draw(partitions(max(1, n_lags)))
-    n_scans = sum(sizes)
-    Y = 1e3 + np.random.default_rng(seed).standard_normal((n_scans, 4))
-    shifted = basis(n_scans, n_lags)
-    reference = Y[0]
-    parts = [of_block(Y[s], shifted[:, :, s], reference) for s in blocks_of(n_scans, sizes)]
-    # From the left, or from the right: associativity.
-    merged = reduce(merge, parts) if tree else reduce(lambda b, a: merge(a, b), reversed(parts))
-    assert worst_difference(merged, of_block(Y, shifted)) < ANOTHER_ORDER
-
-
-@given(data=st.data(), n_lags=st.integers(0, 3), seed=st.integers(0, 2**32 - 1))
-def test_add_block__any_blocks_give_what_one_gives_however_short(
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), n_lags=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
+def test_add_block__any_blocks_give_what_one_gives_whatever_is_dropped(
     data: st.DataObject, n_lags: int, seed: int
 ) -> None:
     sizes = data.draw(partitions(1))
     n_scans = sum(sizes)
+    segments = data.draw(gaps(n_scans))
     Y = 1e3 + np.random.default_rng(seed).standard_normal((n_scans, 4))
-    shifted = basis(n_scans, n_lags)
-    moments = no_moments(Y[0].copy(), shifted.shape[1], n_lags)
+    shifted = basis(n_scans, n_lags, segments)
+    expected = dense(Y, shifted)
+    Y[~segments.keep] = np.nan
+    moments = no_moments(4, shifted)
     for s in blocks_of(n_scans, sizes):
-        add_block(moments, Y[s], shifted[:, :, s], s.start)
-    assert worst_difference(moments, dense(Y, shifted)) < ANOTHER_ORDER
+        add_block(moments, Y[s], shifted, s.start)
+    assert worst_difference(moments, expected) < ANOTHER_ORDER
+    assert worst_difference(of_series(Y, shifted), expected) < ANOTHER_ORDER
 
 
-def test_merge__a_missing_border_is_noticed() -> None:
-    # Negative control of the two tests above: the error is of the size of one product of 30.
+def test_add_block__a_pair_across_a_gap_or_a_missing_border_is_noticed() -> None:
+    # Negative control of the test above: the error is of the size of one product of 30.
     Y = np.random.default_rng(0).standard_normal((30, 4))
-    shifted = basis(30, 1)
-    parts = [of_block(Y[s], shifted[:, :, s], Y[0]) for s in (slice(0, 12), slice(12, 30))]
-    assert worst_difference(merge(*parts), of_block(Y, shifted)) < ANOTHER_ORDER
-    assert worst_difference(merge_without_the_border(*parts), of_block(Y, shifted)) > 1e-3
+    keep = np.arange(30) != 12
+    shifted = basis(30, 2, segments_of_mask(keep))
+    expected = dense(Y, shifted)
+    closed = ShiftedBasis(shifted.rows, whole_run(29))
+    across = of_series(Y[keep], closed).autocovariance
+    assert np.abs(across - expected.autocovariance)[1:].max() > 1e-3
+    moments = no_moments(4, shifted)
+    add_block(moments, Y[:6], shifted, 0)
+    moments.tail[:] = 0.0
+    add_block(moments, Y[6:], shifted, 6)
+    assert worst_difference(moments, expected) > 1e-3
 
 
-def test_merge__blocks_in_the_wrong_order_are_noticed() -> None:
-    Y = np.random.default_rng(0).standard_normal((30, 4))
-    shifted = basis(30, 1)
-    first, second = (of_block(Y[s], shifted[:, :, s], Y[0]) for s in (slice(12), slice(12, None)))
-    assert worst_difference(merge(second, first), of_block(Y, shifted)) > 1e-3
+@given(data=st.data(), n_lags=st.integers(0, 3), level=st.sampled_from([1.0, -30.0]))
+def test_shifted_by__equals_the_moments_of_shifted_series(
+    data: st.DataObject, n_lags: int, level: float
+) -> None:
+    segments = data.draw(gaps(14))
+    Y = np.random.default_rng(0).standard_normal((14, 4))
+    shifted = basis(14, n_lags, segments)
+    offset = level * np.arange(1.0, 5.0)
+    found = shifted_by(of_series(Y, shifted), offset, shifted)
+    d = Y[segments.kept] - Y[segments.kept[0]] + offset
+    np.testing.assert_allclose(found.total, d.sum(axis=0), rtol=1e-12, atol=1e-11)
+    for lag in range(n_lags + 1):
+        S = segments.shift(np.eye(segments.n_kept), lag)
+        np.testing.assert_allclose(
+            found.autocovariance[lag], (d * (S @ d)).sum(axis=0), rtol=1e-12, atol=1e-10
+        )
+        np.testing.assert_allclose(
+            found.products[lag], (S @ shifted.rows[0].T).T @ d, rtol=1e-12, atol=1e-10
+        )
+    edges = segments.n_segments * n_lags
+    np.testing.assert_allclose(found.head, segments.heads(d, n_lags).reshape(edges, 4), atol=1e-12)
+    np.testing.assert_allclose(found.tail, segments.tails(d, n_lags).reshape(edges, 4), atol=1e-12)
 
 
 def test_copy_of__leaves_the_original_alone() -> None:
     Y = np.random.default_rng(0).standard_normal((12, 5))
     shifted = basis(12, 1)
-    first = of_block(Y[:5], shifted[:, :, :5])
+    first = no_moments(5, shifted)
+    add_block(first, Y[:5], shifted, 0)
     before = [part.copy() for part in first]
     longer = copy_of(first)
-    add_block(longer, Y[5:], shifted[:, :, 5:], 5)
+    add_block(longer, Y[5:], shifted, 5)
     for part, kept in zip(first, before, strict=True):
         np.testing.assert_array_equal(part, kept)
-    assert worst_difference(longer, of_block(Y, shifted)) < ANOTHER_ORDER
+    assert worst_difference(longer, of_series(Y, shifted)) < ANOTHER_ORDER
 
 
 @pytest.mark.parametrize(
     "dtype", ["i2", "u2", "i4", "u4", "f4", "f8", ">i2", ">u2", ">i4", ">f4", ">f8", "u1", "i1"]
 )
 @pytest.mark.parametrize("layout", ["time last", "time first", "strided"])
-def test_of_block__any_type_and_layout(dtype: str, layout: str) -> None:
+def test_of_series__any_type_and_layout(dtype: str, layout: str) -> None:
     kind = np.dtype(dtype)
     rng = np.random.default_rng(0)
     if kind.kind in "iu":
@@ -161,29 +194,29 @@ def test_of_block__any_type_and_layout(dtype: str, layout: str) -> None:
         "strided": np.repeat(np.repeat(Y, 2, axis=0), 3, axis=1)[::2, ::3],
     }[layout]
     assert arranged.dtype == kind
-    found = of_block(arranged, basis(20, 1))
+    found = of_series(arranged, basis(20, 1))
     assert worst_difference(found, expected) < ANOTHER_ORDER
     assert all(part.dtype == np.float64 for part in found)
 
 
-def test_of_block__more_voxels_than_are_held_in_cache() -> None:
+def test_of_series__more_voxels_than_are_held_in_cache() -> None:
     n_scans = 40
     Y = np.random.default_rng(0).standard_normal((n_scans, 2 * SAMPLES_IN_CACHE // n_scans + 17))
     shifted = basis(n_scans, 1)
-    found = of_block(Y, shifted)
+    found = of_series(Y, shifted)
     for v in (0, 2499, 2500, 5016):
-        one = of_block(Y[:, v : v + 1], shifted)
+        one = of_series(Y[:, v : v + 1], shifted)
         assert worst_difference(found.of_voxels(slice(v, v + 1)), one) < ANOTHER_ORDER
 
 
 @pytest.mark.parametrize("level", [1e4, 1e10])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_of_block__a_large_mean_costs_no_digits(level: float, sign: int) -> None:
+def test_of_series__a_large_mean_costs_no_digits(level: float, sign: int) -> None:
     # Whole numbers, so that the same series without its mean is known exactly.
     noise = np.random.default_rng(0).integers(-1000, 1000, (50, 6)).astype(np.float64)
     noise[0] = 0
     shifted = basis(50, 1)
-    found, expected = of_block(sign * level + noise, shifted), dense(noise, shifted)
+    found, expected = of_series(sign * level + noise, shifted), dense(noise, shifted)
     assert worst_difference(found._replace(reference=noise[0]), expected) < ANOTHER_ORDER
     np.testing.assert_array_equal(found.reference, sign * level)
 
@@ -195,9 +228,9 @@ def test_in_units__equals_the_moments_of_scaled_samples(
 ) -> None:
     raw = np.random.default_rng(seed).integers(-2000, 2000, (25, 4)).astype(np.int16)
     shifted = basis(25, 1)
-    found = in_units(of_block(raw, shifted), slope, intercept)
+    found = in_units(of_series(raw, shifted), slope, intercept)
     scaled = raw.astype(np.float64) * slope + intercept
-    expected = of_block(scaled, shifted)
+    expected = of_series(scaled, shifted)
     # Scaled samples are rounded about the intercept, up to 1e12 x the signal here; sums of raw
     # ones are not, so the oracle is what is inexact.
     size = 1.0 + np.abs(scaled).max() / (slope * np.ptp(raw.astype(float), axis=0).min())
@@ -206,13 +239,13 @@ def test_in_units__equals_the_moments_of_scaled_samples(
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("t", [0, 3, 11])
-def test_of_block__a_sample_that_is_not_finite_stays_in_its_voxel(bad: float, t: int) -> None:
+def test_of_series__a_sample_that_is_not_finite_stays_in_its_voxel(bad: float, t: int) -> None:
     Y = np.random.default_rng(0).standard_normal((12, 40))
     shifted = basis(12, 1)
-    good = of_block(Y, shifted)
+    good = of_series(Y, shifted)
     Y[t, 5] = bad
     with np.errstate(invalid="ignore"):
-        found = of_block(Y, shifted)
+        found = of_series(Y, shifted)
     others = np.arange(40) != 5
     for part, expected in zip(found, good, strict=True):
         np.testing.assert_array_equal(part[..., others], expected[..., others])
