@@ -64,7 +64,17 @@ VOXEL_STATUS = VarSpec(
     "i1",
     "0 estimated, 1 outside the mask, 2 constant, 3 not finite, 4 explained by the design",
 )
-POOLED = _table(VarSpec("n_runs", SPACE, "f8", "runs that count at the voxel"), DOF)
+POOLED = _table(
+    VarSpec("n_runs", SPACE, "f8", "runs that count at the voxel"),
+    DOF,
+    VarSpec(
+        "voxel_status",
+        SPACE,
+        "i1",
+        "as of a run where all runs have the same, else 0 estimated, 8 no run counts, "
+        "9 too little left after runs were taken out",
+    ),
+)
 MODEL_MAPS = _table(
     VarSpec("beta", (REGRESSOR, *SPACE), "f8", "coefficients"),
     VarSpec("sigma2", SPACE, "f8", "variance of the innovations"),

@@ -2,21 +2,26 @@
 
 from chunkglm.glm.contrasts import contrast
 from chunkglm.glm.fitted import Fit, open_fit
-from chunkglm.glm.fixed import fixed_effects
-from chunkglm.glm.maps import open_maps, save
+from chunkglm.glm.fixed import drop_runs, fixed_effects, leave_one_run_out
+from chunkglm.glm.maps import save
 from chunkglm.glm.model import fit
+from chunkglm.glm.opened import open_maps
 from chunkglm.glm.planning import plan
 from chunkglm.glm.plans import Plan
+from chunkglm.glm.records import contributions
 from chunkglm.glm.runs import convert, export_nifti, open_run, verify
 
 __all__ = [
     "Fit",
     "Plan",
     "contrast",
+    "contributions",
     "convert",
+    "drop_runs",
     "export_nifti",
     "fit",
     "fixed_effects",
+    "leave_one_run_out",
     "open_fit",
     "open_maps",
     "open_run",

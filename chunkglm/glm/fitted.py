@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
+from math import gcd
 from typing import Any
 
 import dask.array as da
@@ -261,10 +262,18 @@ def label_maps(
     arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid | None
 ) -> xr.Dataset:
     """Name the dims of maps and bring their grid along, where it is known."""
-    variables = {n: (specs[n].dims, a, specs[n].attrs()) for n, a in arrays.items()}
+    variables = {n: (specs[n].dims, a, specs[n].attrs(), _encoding(a)) for n, a in arrays.items()}
     shape = next(iter(arrays.values())).shape[-3:]
     coords = {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
     return xr.Dataset(variables, coords=coords, attrs=grid.attrs() if grid else {})
+
+
+def _encoding(array: da.Array) -> dict[str, Any]:
+    """Chunks for `to_zarr`, which takes even ones only; slabs begin where the mask does."""
+    slabs = array.chunks[-1] if array.ndim else ()
+    if len(set(slabs[:-1])) <= 1 and max(slabs, default=0) == next(iter(slabs), 0):
+        return {}
+    return {"chunks": (*array.shape[:-1], gcd(*slabs[:-1]))}
 
 
 FIT = "fit"

@@ -15,9 +15,10 @@ from dask.system import CPU_COUNT
 from chunkglm import memory
 from chunkglm.errors import DesignError, MapsError
 from chunkglm.glm.fitted import Fit
-from chunkglm.glm.fixed import RUN, fixed_effects
+from chunkglm.glm.fixed import fixed_effects
 from chunkglm.glm.model import fit as fit_run
 from chunkglm.glm.plans import Plan
+from chunkglm.glm.records import RUN, run_name
 from chunkglm.glm.runs import parse_bytes
 from chunkglm.io import open_nifti
 from chunkglm.io.nifti import NiftiRun
@@ -156,7 +157,7 @@ def _of_maps(maps: Any, threads: int) -> Plan:
             msg = f"plan needs a run with a store or a design, a Fit, or maps, but got {maps!r}"
             raise MapsError(msg)
         maps = fixed_effects(maps)
-    label = ", ".join(maps.attrs.get("runs", [str(maps.attrs.get(RUN, "maps"))]))
+    label = run_name(maps)
     graph = maps.__dask_graph__() or HighLevelGraph({}, {})
     held = _in_memory(graph) if graph.layers else maps.nbytes
     return _of_graph(

@@ -22,8 +22,11 @@ class Grid:
     header: bytes | None  # the run's NIfTI header, extensions left out
 
     def attrs(self) -> dict[str, Any]:
-        """Return attributes that bring the grid along."""
-        found: dict[str, Any] = {"affine": [list(row) for row in self.affine]}
+        """Return attributes that bring the grid along.
+
+        The affine is in one row, since netCDF keeps no nested lists.
+        """
+        found: dict[str, Any] = {"affine": [value for row in self.affine for value in row]}
         if self.header:
             found["nifti_header"] = base64.b64encode(self.header).decode("ascii")
         return found
@@ -46,6 +49,8 @@ def grid_of_attrs(attrs: Any, label: str) -> Grid:
         affine = np.asarray(attrs.get("affine", []), dtype=np.float64)
     except (TypeError, ValueError):
         affine = np.empty(0)
+    if affine.shape == (16,):
+        affine = affine.reshape(4, 4)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         msg = (
             f'{label}: attrs["affine"] must be a finite 4 x 4 matrix, voxel to mm, but is '

@@ -40,6 +40,29 @@ def put_files(
     return written
 
 
+def remove_files(
+    names: Iterable[str], url: str, options: Mapping[str, Any], kind: type[ChunkglmError]
+) -> None:
+    """Remove files behind a URL, those that are there.
+
+    Parameters
+    ----------
+    names : iterable of str
+    url : str
+        Of their folder.
+    options : mapping
+        Passed to fsspec.
+    kind : type
+        Of the error raised, naming the URL of the file, when one cannot be removed.
+    """
+    for name in names:
+        target = f"{url.rstrip('/')}/{name}"
+        with reaching(target, kind):
+            found, inside = file_system(target, options)
+            if found.exists(inside):
+                found.rm_file(inside)
+
+
 @contextmanager
 def fetched(
     names: Iterable[str], url: str, options: Mapping[str, Any], kind: type[ChunkglmError]

@@ -11,6 +11,10 @@ from dask.highlevelgraph import HighLevelGraph
 
 Key = Hashable
 
+# Every array's graph lists all layers beneath it. Two hundred runs, each left out in turn, are
+# 1,600 arrays over 2,400 layers, which takes 174 MB and 2.4 s; over one, 12 MB and 0.9 s.
+MANY_FIELDS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -50,6 +54,8 @@ def arrays_of_tasks(
     dict of dask arrays
     """
     base = HighLevelGraph.from_collections(name, dict(tasks), dependencies=list(dependencies))
+    if len(fields) > MANY_FIELDS:
+        base = HighLevelGraph({name: base.to_dict()}, {name: set()})
     out = {}
     for field, spec in fields.items():
         layer_name = f"{field}-{name}"

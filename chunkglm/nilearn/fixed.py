@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,11 @@ from nilearn.surface import SurfaceImage
 from chunkglm._types import FloatArray
 from chunkglm.errors import MapsError
 from chunkglm.kernels.estimate import statistics
-from chunkglm.kernels.pooling import Pooled, pool
+from chunkglm.kernels.pooling import Estimate, pool
 
 # nilearn's floor of variances, and the degrees of freedom it assumes of each run.
 _SMALLEST_VARIANCE = 1e-16
 _ASSUMED_DOF = 100
-
-# What `pool` takes, in order.
-_IN_ORDER = ("effect", "covariance", "dof", "n_runs")
 
 
 def compute_fixed_effects(
@@ -137,18 +133,14 @@ def _read(masker: Any, pairs: Any) -> Iterator[tuple[FloatArray, FloatArray]]:
         yield effect, np.maximum(variance[0], _SMALLEST_VARIANCE)
 
 
-def _pool(runs: Iterator[tuple[FloatArray, FloatArray]], precision_weighted: bool) -> Pooled:
-    """Add runs up one by one; what is combined merges exactly with what comes next."""
-    return reduce(
-        lambda so_far, one: pool(
-            *(np.stack([getattr(so_far, name), getattr(one, name)]) for name in _IN_ORDER),
-            precision_weighted=precision_weighted,
-        ),
-        (_one_run(effect, variance) for effect, variance in runs),
-    )
+def _pool(runs: Iterator[tuple[FloatArray, FloatArray]], precision_weighted: bool) -> Estimate:
+    """Add runs up one by one; no more than one is held."""
+    estimates = (_one_run(effect, variance) for effect, variance in runs)
+    return pool(estimates, precision_weighted=precision_weighted)
 
 
-def _one_run(effect: FloatArray, variance: FloatArray) -> Pooled:
+def _one_run(effect: FloatArray, variance: FloatArray) -> Estimate:
     ones = np.ones(variance.size)
     # nilearn's effects of several rows are whitened: one variance holds for all of them.
-    return Pooled(effect, np.eye(effect.shape[0])[:, :, None] * variance, ones, ones)
+    covariance = np.eye(effect.shape[0])[:, :, None] * variance
+    return Estimate(effect, covariance, ones, ones, np.zeros(variance.size, dtype=np.int8))

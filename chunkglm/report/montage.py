@@ -54,7 +54,7 @@ def plot_montage(
     vmax : float, optional
         Ends of the colour scale. Left out: the largest absolute value, or 1.25 times the
         threshold if that is more.
-    affine : (4, 4) array, optional
+    affine : (4, 4) array, or its 16 numbers as maps have them, optional
         Voxel indices to millimetres; the identity where left out.
     outline : (x, y, z) array, optional
         A region whose border is drawn, non-zero inside.
@@ -67,6 +67,8 @@ def plot_montage(
     target = Path(path)
     stat, mean = (np.asarray(data, dtype=np.float32) for data in (stat_map, background))
     matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
+    if matrix.shape == (16,):
+        matrix = matrix.reshape(4, 4)
     _check(stat, mean, matrix, target, threshold, vmax)
     inside = np.isfinite(stat)
     # A map of zeros under a threshold of 0 still needs a scale.

@@ -52,7 +52,7 @@ def test_fit__maps_of_a_part_lie_where_the_part_does(
     whole = cg.contrast(cg.fit(run, make_design()), "a")["stat"].compute().to_numpy()
     maps = cg.contrast(cg.fit(cg.open_run(run)[part], make_design()), "a")
     np.testing.assert_allclose(maps["stat"].compute().to_numpy(), whole[part], rtol=1e-9)
-    affine = np.asarray(maps.attrs["affine"])
+    affine = np.reshape(maps.attrs["affine"], (4, 4))
     np.testing.assert_allclose(affine[:3, 3], (AFFINE @ [*origin, 1])[:3])
     np.testing.assert_allclose(affine[:3, :3], AFFINE[:3, :3] * signs)
 
