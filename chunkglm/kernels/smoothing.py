@@ -1,12 +1,12 @@
-"""Gaussian smoothing as products with banded matrices, computed only where it is needed."""
+"""Gaussian smoothing: of runs by banded products, only where needed; of maps, within a mask."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from chunkglm._types import AnyArray, FloatArray
+from chunkglm._types import AnyArray, BoolArray, FloatArray
 
 # Full width at half maximum over standard deviation, sqrt(8 ln 2).
 FWHM_PER_SIGMA = float(np.sqrt(8.0 * np.log(2.0)))
@@ -142,3 +142,34 @@ class VolumeSmoother:
         for out, into, matrix in self.z.products:
             np.matmul(matrix, planes[into], out=through[out])
         return through.reshape(self.z.n_out, self.y.n_out, self.x.n_out)
+
+
+def smooth_within(
+    maps: FloatArray, counts: BoolArray, sigma: tuple[float, float, float]
+) -> FloatArray:
+    """Means of maps over neighbouring voxels, weighted by a Gaussian.
+
+    Parameters
+    ----------
+    maps : (n, x, y, z) array
+    counts : (x, y, z) bool array
+        Voxels that contribute; what the others hold does not matter.
+    sigma : tuple of three floats
+        Standard deviation of the kernel in voxels.
+
+    Returns
+    -------
+    (n, x, y, z) array
+        NaN where no voxel within reach contributes. A mean over the voxels that contribute, so that
+        the border of a mask pulls nothing toward 0.
+    """
+
+    def smooth(values: FloatArray) -> FloatArray:
+        return gaussian_filter(values, sigma, mode="constant", truncate=TRUNCATE)
+
+    weight = smooth(counts.astype(np.float64))
+    out = np.empty(maps.shape)
+    for i, values in enumerate(maps):
+        sums = smooth(np.where(counts, values, 0.0))
+        out[i] = np.divide(sums, weight, out=np.full(sums.shape, np.nan), where=weight > 0)
+    return out

@@ -13,6 +13,7 @@ from chunkglm.kernels.smoothing import (
     axis_smoother,
     kernel_radius,
     sigma_in_voxels,
+    smooth_within,
 )
 from chunkglm.kernels.voxels import select_voxels
 
@@ -178,3 +179,36 @@ def test_smoothing__another_width_or_edge_is_noticed() -> None:
     assert np.abs(found - by_scipy(volume, (1.5, 1.5, 1.5015))).max() > 1e-5
     nearest = gaussian_filter1d(by_scipy(volume, (1.5, 1.5, 0.0)), 1.5, axis=0, mode="nearest")
     assert np.abs(found - nearest).max() > 1e-3
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), sigma=SIGMAS, share=st.sampled_from([0.05, 0.5, 1.0]))
+def test_smooth_within__is_the_weighted_mean_of_voxels_that_count(
+    seed: int, sigma: tuple[float, float, float], share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(1, 8, 3))
+    counts = rng.random(shape) < share
+    maps = rng.standard_normal((2, *shape))
+    maps[:, ~counts] = rng.choice([np.nan, np.inf, 1e300])
+    found = smooth_within(maps, counts, sigma)
+    distances = [np.subtract.outer(np.arange(n), np.arange(n)) for n in shape]
+    kernels = [
+        np.exp(-0.5 * (d / s) ** 2) * (np.abs(d) <= kernel_radius(s)) if s > 0 else 1.0 * (d == 0)
+        for d, s in zip(distances, sigma, strict=True)
+    ]
+    weight = np.einsum("ai,bj,ck,ijk->abc", *kernels, counts.astype(float))
+    expected = np.einsum("ai,bj,ck,nijk->nabc", *kernels, np.where(counts, maps, 0.0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected /= weight
+    # Far from any voxel that counts, the kernel's own rounding is all there is.
+    near = weight > 1e-6
+    np.testing.assert_allclose(found[:, near], expected[:, near], rtol=0, atol=1e-9)
+    assert np.isfinite(found[:, counts]).all()
+
+
+def test_smooth_within__does_not_fade_at_the_border_of_the_mask() -> None:
+    counts = np.zeros((9, 9, 9), dtype=bool)
+    counts[2:5, 3:, 4] = True
+    found = smooth_within(np.full((1, 9, 9, 9), 0.4), counts, (1.0, 2.0, 3.0))
+    np.testing.assert_allclose(found[0, counts], 0.4, rtol=WEIGHTED_MEAN)
