@@ -26,8 +26,8 @@ Array = NDArray[np.float64]
 TRACES = 1e-12
 
 # Autocorrelations found again from the ratios they leave: by the table of AR(1), worst seen 2e-6;
-# by Newton's method, worst seen 3e-8; where the run is longer than the lags followed, worst seen 2e-4
-# for the slowest noise of order 6.
+# by Newton's method, worst seen 3e-8; where the run is longer than the lags followed, 2e-4 for
+# the slowest noise of order 6.
 TABLE, NEWTON, CUT_SHORT = 5e-6, 1e-6, 1e-3
 
 
