@@ -93,7 +93,7 @@ def contrast(
         fit = _finer(fit, len(taken) * (q * q + q + len(T_MAPS)))
     fields = {name: Field(leading[name], spec.dtype) for name, spec in specs.items()}
     arrays = maps_of_moments(
-        fit.moments,
+        fit.solved_from,
         fit.slabs,
         contrast_maps,
         (fit.model, weights, first.stat_type),

@@ -22,11 +22,13 @@ from chunkglm.kernels.factor import DesignFactor
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import AR
 from chunkglm.kernels.segments import Segments, whole_run
+from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.kernels.solve import OUTSIDE_MASK, Model
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_moments
 from chunkglm.lazy.moments import Slabs, make_slabs
+from chunkglm.lazy.neighbours import with_neighbours
 from chunkglm.schema import MODEL_MAPS, MOMENTS, REGRESSOR, SPACE, TIME, VOXEL, VOXEL_STATUS
 
 FILLS = {"voxel_status": float(OUTSIDE_MASK)}
@@ -75,6 +77,15 @@ class Fit:
                 data = da.from_array(data, chunks=(*data.shape[:-1], chunks))
             found[name] = data.rechunk({data.ndim - 1: chunks})
         return found
+
+    @property
+    def solved_from(self) -> dict[str, da.Array]:
+        """What maps are solved from: moments, and averages over neighbours if the noise has any."""
+        fwhm = self.noise.smooth_fwhm
+        if fwhm is None:
+            return self.moments
+        sigma = sigma_in_voxels(fwhm, self.grid.matrix())
+        return with_neighbours(self.moments, self.slabs, self.model, sigma)
 
     def load(self) -> "Fit":
         """Compute the moments once and hold them in memory.
@@ -235,7 +246,9 @@ class Fit:
         specs = {**MODEL_MAPS, VOXEL_STATUS.name: VOXEL_STATUS}
         leading = {"beta": (len(self.design.names),), "ar": (self.noise.order,)}
         fields = {n: Field(leading.get(n, ()), spec.dtype) for n, spec in specs.items()}
-        arrays = maps_of_moments(self.moments, self.slabs, model_maps, (self.model,), fields, FILLS)
+        arrays = maps_of_moments(
+            self.solved_from, self.slabs, model_maps, (self.model,), fields, FILLS
+        )
         return label_maps(arrays, specs, self.grid)
 
     def __repr__(self) -> str:

@@ -118,6 +118,7 @@ def fit(
     voxels = load_mask(mask, shape, grid.matrix(), label)
     fwhm = _check_fwhm(smoothing_fwhm)
     sigma = _sigma(fwhm, grid.matrix())
+    _sigma(noise.smooth_fwhm, grid.matrix())  # refused here, not when a map is taken
     per_plane = voxels.sum(axis=(0, 1)).tolist()
     size = moment_bytes(factor.rank, noise.order, factor.segments.n_segments)
     unit = source.plane_unit if source else 1

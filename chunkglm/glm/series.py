@@ -47,7 +47,7 @@ def predicted_of(fit: "Fit", *, whitened: bool) -> xr.DataArray:
 
 
 def _model_of(fit: "Fit", *, whitened: bool) -> SeriesModel:
-    return SeriesModel(fit.moments, fit.slabs, fit.model, fit.factor.segments.ages, whitened)
+    return SeriesModel(fit.solved_from, fit.slabs, fit.model, fit.factor.segments.ages, whitened)
 
 
 def _check_same(fit: "Fit", run: xr.DataArray, label: str) -> None:

@@ -34,13 +34,16 @@ LEAST_SLOPE = 0.01
 # Lags over which noise of order 2 or more is followed; 0.9**128 is 1e-6.
 FOLLOWED_LAGS = 128
 
+# And of order 1, where all voxels share the work; 0.99**2000 is 2e-9.
+TABLE_LAGS = 2000
+
 # Newton's method stops where the ratios are met to TOLERANCE, after 3 to 5 steps. Ratios that no
 # coefficients explain (in short runs) end at the edge, with steps that are halved in vain.
 TOLERANCE, MOST_STEPS, SHORTEST_STEP = 1e-9, 20, 1e-3
 DIFFERENCE, DAMPING = 1e-6, 1e-12  # of numerical slopes; added to their squares
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Correction:
     """Inverse of what the design does to autocorrelations, for AR noise of one order p."""
 
@@ -52,6 +55,34 @@ class Correction:
     def order(self) -> int:
         """Order p of the noise model."""
         return int(self.response.shape[0]) - 1
+
+    def __call__(self, autocovariance: FloatArray) -> FloatArray:
+        """Autocorrelations of the noise that would leave these autocovariances in residuals.
+
+        Parameters
+        ----------
+        autocovariance : (n + 1, V) array
+            Of the residuals of least squares, n >= p lags, each the mean over its pairs of volumes;
+            in any unit, for only their ratios count.
+
+        Returns
+        -------
+        (p + 1, V) array
+            Lag 0 is 1, and the rest those of a stationary process: of the nearest one, where ratios
+            are beyond what any leaves. 0 at all other lags for voxels without residuals or not
+            finite.
+        """
+        autocovariance = autocovariance[: self.order + 1]
+        usable = np.isfinite(autocovariance).all(axis=0) & (autocovariance[0] > 0)
+        found = autocovariance[:, usable]
+        ratios = found[1:] / found[0]
+        out = np.zeros(autocovariance.shape)
+        out[0] = 1.0
+        if self.order == 1:
+            out[1:, usable] = np.interp(ratios, self.ratios, self.coefficients)
+        else:
+            out[1:, usable] = _invert(ratios, self.response)
+        return out
 
 
 def make_correction(basis: FloatArray, segments: Segments, order: int) -> Correction:
@@ -71,11 +102,11 @@ def make_correction(basis: FloatArray, segments: Segments, order: int) -> Correc
     """
     response = lag_response(basis, segments, order)
     if order > 1:
-        lags = min(response.shape[1], FOLLOWED_LAGS + 1)
-        return Correction(response[:, :lags], np.empty(0), np.empty(0))
+        return Correction(response[:, : FOLLOWED_LAGS + 1], np.empty(0), np.empty(0))
+    response = response[:, :TABLE_LAGS]
     n_steps = round(LARGEST / STEP)
     coefficients = np.linspace(-LARGEST, LARGEST, 2 * n_steps + 1)
-    # Horner's rule: T steps over the table, however long the run.
+    # Horner's rule: a step over the whole table for each lag.
     lagged, squares = (
         np.polynomial.polynomial.polyval(coefficients, row) for row in response[::-1]
     )
@@ -140,34 +171,6 @@ def _spectrum(x: FloatArray, segments: Segments, size: int) -> AnyArray:
     rows = np.zeros((x.shape[1], segments.n_volumes))  # along rows: four times faster
     rows[:, segments.kept] = x.T
     return rfft(rows, size)
-
-
-def correct(autocovariance: FloatArray, correction: Correction) -> FloatArray:
-    """Autocorrelations of the noise that would leave these autocovariances in residuals.
-
-    Parameters
-    ----------
-    autocovariance : (p + 1, V) array
-        Of the residuals of least squares, each lag the mean over its pairs of volumes, in any units
-        of their own per voxel.
-    correction : Correction
-
-    Returns
-    -------
-    (p + 1, V) array
-        Lag 0 is 1, and the rest those of a stationary process: of the nearest one, where ratios are
-        beyond what any leaves. 0 at all other lags for voxels without residuals or not finite.
-    """
-    usable = np.isfinite(autocovariance).all(axis=0) & (autocovariance[0] > 0)
-    found = autocovariance[:, usable]
-    ratios = found[1:] / found[0]
-    out = np.zeros(autocovariance.shape)
-    out[0] = 1.0
-    if correction.order == 1:
-        out[1:, usable] = np.interp(ratios, correction.ratios, correction.coefficients)
-    else:
-        out[1:, usable] = _invert(ratios, correction.response)
-    return out
 
 
 def _invert(ratios: FloatArray, response: FloatArray) -> FloatArray:

@@ -7,7 +7,7 @@ import numpy as np
 from chunkglm._types import AnyArray, FloatArray, IntArray
 from chunkglm.kernels.inference import f_statistic, f_to_p_and_z, t_to_p_and_z
 from chunkglm.kernels.moments import Moments
-from chunkglm.kernels.solve import ESTIMATED, Model, solve
+from chunkglm.kernels.solve import ESTIMATED, Model, Solution, solve
 
 # Voxels solved at once: (rank, voxels) arrays of 12 regressors are 0.4 MB and stay in cache, and
 # the cost of a numpy call weighs little (20,000 voxels: 2.6 ms; in blocks of 1024, 4.7 ms).
@@ -18,7 +18,11 @@ ROUNDING = 1e-13
 
 
 def contrast_maps(
-    moments: Moments, model: Model, weights: FloatArray, stat_type: str
+    moments: Moments,
+    model: Model,
+    weights: FloatArray,
+    stat_type: str,
+    autocorrelation: FloatArray | None = None,
 ) -> dict[str, AnyArray]:
     """Effect, variance, statistic, p and z in every voxel, of one contrast or of several.
 
@@ -30,6 +34,8 @@ def contrast_maps(
     weights : (..., q, r) array
         The contrast, or several, in the basis, from `DesignFactor.contrast_in_basis`.
     stat_type : {"t", "F"}
+    autocorrelation : (p + 1, V) array, optional
+        See `solve`.
 
     Returns
     -------
@@ -46,7 +52,7 @@ def contrast_maps(
     leading, rows, back = weights.shape[:-2], weights, None
     if weights.shape[-2] > 1:
         rows, back = orthonormal_rows(weights)
-    effect, covariance, status = estimate(moments, model, rows)
+    effect, covariance, status = estimate(moments, model, rows, autocorrelation)
     dof = float(model.factor.dof)
     stat, p, z = (np.empty((*leading, status.size)) for _ in range(3))
     for i in np.ndindex(leading):
@@ -103,7 +109,10 @@ def row_singular_values(weights: FloatArray) -> FloatArray:
 
 
 def estimate(
-    moments: Moments, model: Model, weights: FloatArray
+    moments: Moments,
+    model: Model,
+    weights: FloatArray,
+    autocorrelation: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray, IntArray]:
     """Effects of contrasts and their covariance in every voxel; each voxel is solved once.
 
@@ -114,6 +123,8 @@ def estimate(
     model : Model
     weights : (..., q, r) array
         Contrasts in the basis, from `DesignFactor.contrast_in_basis`.
+    autocorrelation : (p + 1, V) array, optional
+        See `solve`.
 
     Returns
     -------
@@ -128,7 +139,7 @@ def estimate(
     status = np.empty(n_voxels, dtype=np.int8)
     of_constant = constant_under(weights, model.factor.constant)
     for part in voxel_blocks(n_voxels):
-        solution = solve(moments.of_voxels(part), model)
+        solution = solve_part(moments, model, part, autocorrelation)
         for i in np.ndindex(leading):
             effect[i][:, part] = solution.effect_of(weights[i], of_constant[i])
             covariance[i][:, :, part] = solution.covariance_of(weights[i])
@@ -181,7 +192,9 @@ def statistics(
         return (stat, *f_to_p_and_z(stat, effect.shape[0], dof))
 
 
-def model_maps(moments: Moments, model: Model) -> dict[str, AnyArray]:
+def model_maps(
+    moments: Moments, model: Model, autocorrelation: FloatArray | None = None
+) -> dict[str, AnyArray]:
     """Coefficients, noise and fit of every voxel.
 
     Parameters
@@ -189,6 +202,8 @@ def model_maps(moments: Moments, model: Model) -> dict[str, AnyArray]:
     moments : Moments
         Of a whole run, V voxels.
     model : Model
+    autocorrelation : (p + 1, V) array, optional
+        See `solve`.
 
     Returns
     -------
@@ -207,13 +222,21 @@ def model_maps(moments: Moments, model: Model) -> dict[str, AnyArray]:
         "voxel_status": np.empty(n_voxels, dtype=np.int8),
     }
     for part in voxel_blocks(n_voxels):
-        solution = solve(moments.of_voxels(part), model)
+        solution = solve_part(moments, model, part, autocorrelation)
         out["beta"][:, part] = solution.effect_of(to_beta, of_constant)
         out["sigma2"][part] = solution.sigma2
         out["ar"][:, part] = solution.phi
         out["r_square"][part] = solution.r_square
         out["voxel_status"][part] = solution.status
     return out
+
+
+def solve_part(
+    moments: Moments, model: Model, part: slice, autocorrelation: FloatArray | None
+) -> Solution:
+    """Solve a range of voxels."""
+    of_part = None if autocorrelation is None else autocorrelation[:, part]
+    return solve(moments.of_voxels(part), model, of_part)
 
 
 def voxel_blocks(n_voxels: int) -> Iterator[slice]:

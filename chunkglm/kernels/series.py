@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from chunkglm._types import AnyArray, FloatArray, IntArray
-from chunkglm.kernels.estimate import voxel_blocks
+from chunkglm.kernels.estimate import solve_part, voxel_blocks
 from chunkglm.kernels.moments import Moments
-from chunkglm.kernels.solve import Model, solve
+from chunkglm.kernels.solve import Model
 
 
 class Curves(NamedTuple):
@@ -25,7 +25,7 @@ class Curves(NamedTuple):
     ar: FloatArray  # (p, V), the coefficients of the whitening filter
 
 
-def curves_of(moments: Moments, model: Model) -> Curves:
+def curves_of(moments: Moments, model: Model, autocorrelation: FloatArray | None = None) -> Curves:
     """Solve every voxel for its series.
 
     Parameters
@@ -33,6 +33,8 @@ def curves_of(moments: Moments, model: Model) -> Curves:
     moments : Moments
         Of a whole run, V voxels.
     model : Model
+    autocorrelation : (p + 1, V) array, optional
+        See `solve`.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def curves_of(moments: Moments, model: Model) -> Curves:
     order = model.noise.order
     b, level, ar = np.empty((rank, n_voxels)), np.empty(n_voxels), np.empty((order, n_voxels))
     for part in voxel_blocks(n_voxels):
-        solution = solve(moments.of_voxels(part), model)
+        solution = solve_part(moments, model, part, autocorrelation)
         b[:, part], level[part] = solution.b, solution.offset
         ar[:, part] = solution.phi
     slope, shift = np.ones(n_voxels), moments.reference.copy()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chunkglm._types import FloatArray, IntArray
+from chunkglm.kernels.bias import make_correction
 from chunkglm.kernels.factor import DesignFactor
 from chunkglm.kernels.moments import Moments, shifted_by
 from chunkglm.kernels.noise import AR, Correction, ar_coefficients
@@ -82,13 +83,16 @@ class Model:
     factor: DesignFactor
     noise: AR
     percent: bool  # signal as percent of each voxel's mean
-    # What residuals' autocovariances say of the noise's; arrays computed once from the design.
+    # What residuals' autocovariances say of the noise's; by default what the noise model asks for.
     correction: Correction | None = None
     terms: NormalTerms = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Gather what the design alone decides."""
         object.__setattr__(self, "terms", normal_terms(self.factor, self.noise))
+        if self.noise.corrected and self.correction is None:
+            correction = make_correction(self.factor.basis, self.factor.segments, self.noise.order)
+            object.__setattr__(self, "correction", correction)
 
 
 def solve(moments: Moments, model: Model, autocorrelation: FloatArray | None = None) -> Solution:
@@ -131,6 +135,32 @@ def residual_autocovariance(moments: Moments, model: Model) -> FloatArray:
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         _, offset = _units(moments, model)
         return _autocovariance(_about_offset(moments, offset, model), model, None)
+
+
+def own_autocorrelation(moments: Moments, model: Model) -> FloatArray:
+    """Autocorrelations of the least-squares residuals, as far as the noise model looks.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of a whole run, V voxels.
+    model : Model
+
+    Returns
+    -------
+    (p + 1, V) array
+        Lag 0 is 1; NaN in voxels that cannot be estimated.
+    """
+    n_kept = model.factor.n_kept
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        lost = voxel_status(moments, n_kept) != ESTIMATED
+        _, offset = _units(moments, model)
+        moments = _about_offset(moments, offset, model)
+        found = _autocovariance(moments, model, None)[: model.noise.order + 1]
+        lost |= n_kept * found[0] <= NOTHING_LEFT * moments.autocovariance[0]
+        found /= found[0].copy()
+    found[:, lost | ~np.isfinite(found).all(axis=0)] = np.nan
+    return found
 
 
 def _solve(moments: Moments, model: Model, autocorrelation: FloatArray | None) -> Solution:

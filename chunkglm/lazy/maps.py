@@ -11,11 +11,11 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray
-from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.voxels import scatter
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks, block_keys
 from chunkglm.lazy.moments import Slabs
+from chunkglm.lazy.neighbours import as_solved_from, solved_from
 from chunkglm.sizes import even_blocks, map_planes
 
 VoxelFunction = Callable[..., Mapping[str, AnyArray]]
@@ -34,10 +34,11 @@ def maps_of_moments(
     Parameters
     ----------
     moments : mapping of dask arrays
-        One for each field of `Moments`, chunked over voxels as the slabs are.
+        One for each field of `Moments`, chunked over voxels as the slabs are, and perhaps what
+        `with_neighbours` adds.
     slabs : Slabs
     function : callable
-        ``function(moments, *arguments)`` returns arrays (..., V) by name.
+        ``function(moments, *arguments, autocorrelation)`` returns arrays (..., V) by name.
     arguments : sequence
     fields : mapping
         What the function returns.
@@ -48,7 +49,7 @@ def maps_of_moments(
     -------
     dict of (..., x, y, z) dask arrays
     """
-    parts = [moments[field] for field in Moments._fields]
+    parts = solved_from(moments)
     name = f"{function.__name__}-" + tokenize(
         [p.name for p in parts], slabs.planes, arguments, function.__name__
     )
@@ -105,8 +106,9 @@ class _SlabFunction:
         self.function, self.mask, self.fills, self.n_maps = function, mask, fills, n_maps
 
     def __call__(self, arguments: _Arguments, *parts: FloatArray) -> dict[str, AnyArray]:
+        moments, autocorrelation = as_solved_from(parts)
         with one_blas_thread():
-            found = self.function(Moments(*parts), *arguments.values)
+            found = self.function(moments, *arguments.values, autocorrelation)
         return {
             name: scatter(values, self.mask, self.fills.get(name, np.nan))
             for name, values in found.items()

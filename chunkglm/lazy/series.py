@@ -12,13 +12,13 @@ from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, IntArray, RunSource
 from chunkglm.errors import ImageError
-from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.series import Curves, curves_of, leave, predict, whiten
 from chunkglm.kernels.solve import Model
 from chunkglm.kernels.voxels import VoxelSelection, scatter, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import block_keys
 from chunkglm.lazy.moments import Slabs
+from chunkglm.lazy.neighbours import as_solved_from, solved_from
 from chunkglm.lazy.runs import run_array
 from chunkglm.sizes import forward_block, series_block
 
@@ -213,7 +213,7 @@ def _times(wanted: SeriesModel, chunk: int) -> list[range]:
 
 def _shared(kind: str, wanted: SeriesModel, *more: Any) -> tuple[str, dict[Any, Any]]:
     """Name of the graph, and the tasks that all blocks of a slab share."""
-    parts = [wanted.moments[field] for field in Moments._fields]
+    parts = solved_from(wanted.moments)
     slabs, model = wanted.slabs, wanted.model
     name = f"{kind}-" + tokenize(
         [p.name for p in parts], slabs.mask, slabs.planes, model, wanted.ages, wanted.reach, *more
@@ -231,8 +231,9 @@ def _shared(kind: str, wanted: SeriesModel, *more: Any) -> tuple[str, dict[Any, 
 
 
 def _curves(model: Model, *parts: FloatArray) -> Curves:
+    moments, autocorrelation = as_solved_from(parts)
     with one_blas_thread():
-        return curves_of(Moments(*parts), model)
+        return curves_of(moments, model, autocorrelation)
 
 
 def _array(
@@ -248,6 +249,6 @@ def _array(
             for j, block in enumerate(times):
                 tasks[name, 0, 0, i, j] = (_nothing, (x, y, len(planes), len(block)))
     chunks = ((x,), (y,), tuple(map(len, wanted.slabs.planes)), tuple(map(len, times)))
-    parts = [wanted.moments[field] for field in Moments._fields]
+    parts = solved_from(wanted.moments)
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=[*parts, *dependencies])
     return da.Array(graph, name, chunks, dtype=np.dtype(np.float64))

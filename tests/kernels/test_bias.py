@@ -12,7 +12,6 @@ from chunkglm.kernels.bias import (
     FOLLOWED_LAGS,
     LARGEST,
     autocorrelations_of,
-    correct,
     lag_response,
     make_correction,
     reflections_of,
@@ -112,7 +111,7 @@ def test_correct__finds_the_noise_that_left_the_residuals(order: int, n_scans: i
     noise = autocorrelations_of(noise_of_order(order, rng, 300), n_scans)
     left = lag_response(basis, whole_run(n_scans), order) @ noise
     units = 10.0 ** rng.uniform(-8, 8, 300)
-    found = correct(left * units, correction)
+    found = correction(left * units)
     tolerance = TABLE if order == 1 else CUT_SHORT if n_scans > FOLLOWED_LAGS else NEWTON
     np.testing.assert_allclose(found, noise[: order + 1], rtol=0, atol=tolerance)
     # Uncorrected they are far off: what is found is not what was given.
@@ -129,7 +128,7 @@ def test_correct__takes_most_of_the_bias_away(order: int) -> None:
     plain = np.array(
         [(left[lag:] * left[: n_scans - lag]).mean(axis=0) for lag in range(order + 1)]
     )
-    found = correct(plain, make_correction(basis, whole_run(n_scans), order))
+    found = make_correction(basis, whole_run(n_scans), order)(plain)
     bias, before = found[1].mean() - rho, (plain[1] / plain[0]).mean() - rho
     assert before < -0.08
     # What is left is that the mean of a ratio is not the ratio of the means, about -2 rho / T.
@@ -142,8 +141,8 @@ def test_correct__of_a_voxel_does_not_depend_on_the_others(order: int) -> None:
     correction = make_correction(drifts_and_events(60, 6, rng), whole_run(60), order)
     ratios = rng.uniform(-1, 1, (order + 1, 500))  # of no process, many of them
     ratios[0] = 1.0
-    whole = correct(ratios, correction)
-    parts = [correct(ratios[:, i : i + 7], correction) for i in range(0, 500, 7)]
+    whole = correction(ratios)
+    parts = [correction(ratios[:, i : i + 7]) for i in range(0, 500, 7)]
     np.testing.assert_allclose(np.hstack(parts), whole, rtol=0, atol=NEWTON)
 
 
@@ -153,7 +152,7 @@ def test_correct__is_a_stationary_process_whatever_it_is_given(order: int) -> No
     correction = make_correction(drifts_and_events(40, 4, rng), whole_run(40), order)
     given_ = rng.uniform(-1, 1, (order + 1, 200))
     given_[0] = 1.0
-    found = correct(given_, correction)
+    found = correction(given_)
     assert np.isfinite(found).all()
     lags = np.abs(np.subtract.outer(np.arange(order + 1), np.arange(order + 1)))
     least = [np.linalg.eigvalsh(v[lags])[0] for v in found.T]
@@ -167,7 +166,7 @@ def test_correct__is_zero_where_nothing_can_be_estimated() -> None:
         correction = make_correction(drifts_and_events(50, 3, rng), whole_run(50), order)
         given_ = np.array([[0.0, np.nan, 2.0, np.inf]] * (order + 1))
         given_[1:, 2] = [0.5, 0.1][:order]
-        found = correct(given_, correction)
+        found = correction(given_)
         np.testing.assert_array_equal(found[0], 1.0)
         np.testing.assert_array_equal(found[1:, [0, 1, 3]], 0.0)
         assert (found[1, 2] > 0.2).all()
@@ -179,9 +178,8 @@ def test_correct__leaves_a_run_without_freedom_alone(order: int, dof: int) -> No
     """One residual vector has one ratio, whatever the noise: nothing can be told from it."""
     rng = np.random.default_rng(5)
     basis = np.linalg.qr(rng.standard_normal((8, 8 - dof)))[0]
-    found = correct(
-        rng.uniform(0.5, 1, (order + 1, 20)), make_correction(basis, whole_run(8), order)
-    )
+    correction = make_correction(basis, whole_run(8), order)
+    found = correction(rng.uniform(0.5, 1, (order + 1, 20)))
     assert np.isfinite(found).all()
     assert np.abs(found[1:]).max() <= 1
     if dof == 1 and order == 1:
