@@ -124,6 +124,8 @@ def fit_bytes(
     results: int,
     in_memory: int,
     threads: int,
+    *,
+    waiting: bool = False,
 ) -> int:
     """Peak memory of fits, their contrasts, and maps of several runs combined.
 
@@ -141,6 +143,8 @@ def fit_bytes(
         Bytes of arrays that are held before anything starts.
     threads : int
         Tasks that run at once.
+    waiting : bool
+        Moments of all slabs wait until the last of them is there (`lazy.neighbours`).
 
     Examples
     --------
@@ -160,7 +164,8 @@ def fit_bytes(
     # moments of a slab are solved next. Scaling them makes a second copy.
     forward = [task.moments for task in readings if task.forward_only]
     total += _largest(forward, threads + 2) + _largest(forward, threads)
-    total += _largest((task.moments for task in readings if not task.forward_only), 2 * threads)
+    by_slab = [task.moments for task in readings if not task.forward_only]
+    total += _largest(by_slab, len(by_slab) if waiting else 2 * threads)
     slabs = [n for maps in solvings for n in maps.slabs]
     total += 8 * NUMBERS_SOLVING * _largest(slabs, threads)
     total += _largest((8 * maps.n_maps * n for maps in solvings for n in maps.slabs), threads)

@@ -24,6 +24,7 @@ from chunkglm.io import open_nifti
 from chunkglm.io.nifti import NiftiRun
 from chunkglm.lazy.maps import Solved, solved_in
 from chunkglm.lazy.moments import Pass, passes_in
+from chunkglm.lazy.neighbours import waits_in
 from chunkglm.schema import SPACE
 from chunkglm.sizes import MB, conversion_buffer, moment_bytes, store_chunks
 
@@ -148,6 +149,7 @@ def _of_fit(fit: Fit, threads: int) -> Plan:
         in_memory=fit.dataset.nbytes if graph is None else 0,
         stored=0 if graph is None or passes_in(graph) else fit.dataset.nbytes,
         threads=threads,
+        waiting=fit.noise.smooth_fwhm is not None,
     )
 
 
@@ -169,6 +171,7 @@ def _of_maps(maps: Any, threads: int) -> Plan:
         in_memory=held,
         stored=0,
         threads=threads,
+        waiting=waits_in(graph),
     )
 
 
@@ -189,6 +192,7 @@ def _of_graph(
     in_memory: int,
     stored: int,
     threads: int,
+    waiting: bool,
 ) -> Plan:
     passes = passes_in(graph)
     readings = [_reading(p) for p in passes]
@@ -198,7 +202,7 @@ def _of_graph(
     saved = 8 * MAPS_SAVED * grid
     return Plan(
         work=work,
-        memory_bytes=memory.fit_bytes(*sizes, threads),
+        memory_bytes=memory.fit_bytes(*sizes, threads, waiting=waiting),
         threads=threads,
         bytes_read=sum(n for n, _ in read) + stored,
         bytes_written=saved,
@@ -207,7 +211,7 @@ def _of_graph(
         scratch_bytes=0,
         disk_bytes=saved,
         way_out=(
-            f"with one thread it needs {memory.fit_bytes(*sizes, 1)}; fewer runs at once, a mask "
+            f"with one thread it needs {memory.fit_bytes(*sizes, 1, waiting=waiting)}; fewer runs at once, a mask "
             "of fewer voxels and a store in place of a compressed file need less too"
         ),
     )

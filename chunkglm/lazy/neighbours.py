@@ -6,6 +6,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import BoolArray, FloatArray
 from chunkglm.kernels.moments import Moments
@@ -18,6 +19,8 @@ from chunkglm.lazy.moments import Slabs
 
 # Beside the moments, where the noise model has coefficients smoothed: what voxels are solved with.
 AUTOCORRELATION = "autocorrelation"
+
+_NAME = "neighbours-"
 
 
 def solved_from(moments: Mapping[str, da.Array]) -> list[da.Array]:
@@ -58,7 +61,7 @@ def with_neighbours(
         `AUTOCORRELATION` with them, (p + 1, V).
     """
     parts = [moments[field] for field in Moments._fields]
-    name = "neighbours-" + tokenize([p.name for p in parts], slabs.mask, model, sigma)
+    name = _NAME + tokenize([p.name for p in parts], slabs.mask, model, sigma)
     tasks: dict[Any, Any] = {(name, "model"): model, (name, "mask"): slabs.mask}
     own, keys, first = [], [], 0
     for i, blocks in enumerate(zip(*map(block_keys, parts), strict=True)):
@@ -71,6 +74,11 @@ def with_neighbours(
         first += n_voxels
     fields = {AUTOCORRELATION: Field((model.noise.order + 1,), "f8")}
     return {**moments, **arrays_of_tasks(name, tasks, keys, fields, (slabs.voxel_chunks,), parts)}
+
+
+def waits_in(graph: HighLevelGraph) -> bool:
+    """Whether slabs of a graph wait for all others before they are solved."""
+    return any(name.startswith(_NAME) for name in graph.layers)
 
 
 def _own(model: Model, *parts: FloatArray) -> FloatArray:
