@@ -17,7 +17,7 @@ from nilearn.glm.contrasts import (
     compute_fixed_effects,
     expression_to_contrast_vector,
 )
-from nilearn.glm.first_level import FirstLevelModel, run_glm
+from nilearn.glm.first_level import FirstLevelModel, make_first_level_design_matrix, run_glm
 from numpy.typing import NDArray
 
 import chunkglm as cg
@@ -101,6 +101,36 @@ def test_rank__a_contrast_that_the_data_do_not_determine_is_refused(
     with pytest.raises(ContrastError, match="'a'"):
         cg.contrast(fit, "a")
     assert cg.contrast(fit, "c").attrs["dof"] == 36
+
+
+def test_noise__is_corrected_for_what_the_design_took_out(rng: np.random.Generator) -> None:
+    """AR(1) noise of 0.3 and nothing else: one voxel in a thousand should be below p = .001."""
+    n_scans, n_voxels, rho = 100, 20_000, 0.3
+    noise = rng.standard_normal((n_voxels, n_scans + 50))
+    for t in range(1, n_scans + 50):
+        noise[:, t] += rho * noise[:, t - 1]
+    series = 100 + noise[:, 50:]
+    times = 2.0 * (np.arange(n_scans) + 0.5)
+    onsets = np.arange(4.0, 190.0, 5.0)
+    trials = {"onset": onsets, "duration": 1.0, "trial_type": rng.permutation(38) % 2}
+    events = pd.DataFrame(trials).replace({"trial_type": {0: "a", 1: "b"}})
+    X = make_first_level_design_matrix(times, events, drift_model="cosine", high_pass=0.01)
+    rates = []
+    for corrected in (None, False, True):
+        count = 0.0
+        for name in ("a", "b"):
+            if corrected is None:
+                found = nilearn_contrast(series, X.to_numpy(), X.columns == name, "ar1")
+                p = found.p_value()
+            else:
+                p = flat(ours(series, X, name, cg.AR(1, corrected=corrected)), "p_value")
+            count += np.sum(p < 0.001) + np.sum(p > 0.999)
+        rates.append(count / (4 * n_voxels * 0.001))
+    theirs, plain, better = rates; print(rates)
+    # Seen: THEIRS, PLAIN and BETTER, with a Monte Carlo error of 0.2 and 0.15.
+    assert theirs > 1.6
+    assert abs(plain - theirs) < 0.2
+    assert better - 1 < 0.6 * (theirs - 1)
 
 
 def test_fixed_effects__use_the_degrees_of_freedom_of_the_runs(rng: np.random.Generator) -> None:

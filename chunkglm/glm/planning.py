@@ -211,8 +211,9 @@ def _of_graph(
         scratch_bytes=0,
         disk_bytes=saved,
         way_out=(
-            f"with one thread it needs {memory.fit_bytes(*sizes, 1, waiting=waiting)}; fewer runs at once, a mask "
-            "of fewer voxels and a store in place of a compressed file need less too"
+            f"with one thread it needs {memory.fit_bytes(*sizes, 1, waiting=waiting)}; fewer runs "
+            "at once, a mask of fewer voxels and a store in place of a compressed file need less "
+            "too"
         ),
     )
 
