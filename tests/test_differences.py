@@ -114,7 +114,8 @@ def test_noise__is_corrected_for_what_the_design_took_out(rng: np.random.Generat
     onsets = np.arange(4.0, 190.0, 5.0)
     trials = {"onset": onsets, "duration": 1.0, "trial_type": rng.permutation(38) % 2}
     events = pd.DataFrame(trials).replace({"trial_type": {0: "a", 1: "b"}})
-    X = make_first_level_design_matrix(times, events, drift_model="cosine", high_pass=0.01)
+    motion = 0.1 * rng.standard_normal((n_scans, 6)).cumsum(axis=0)
+    X = make_first_level_design_matrix(times, events, drift_model="cosine", add_regs=motion)
     rates = []
     for corrected in (None, False, True):
         count = 0.0
@@ -126,9 +127,9 @@ def test_noise__is_corrected_for_what_the_design_took_out(rng: np.random.Generat
                 p = flat(ours(series, X, name, cg.AR(1, corrected=corrected)), "p_value")
             count += np.sum(p < 0.001) + np.sum(p > 0.999)
         rates.append(count / (4 * n_voxels * 0.001))
-    theirs, plain, better = rates; print(rates)
-    # Seen: THEIRS, PLAIN and BETTER, with a Monte Carlo error of 0.2 and 0.15.
-    assert theirs > 1.6
+    theirs, plain, better = rates
+    # Seen: 1.81, 1.85 and 1.18, with Monte Carlo errors of 0.15 and 0.12.
+    assert theirs > 1.5
     assert abs(plain - theirs) < 0.2
     assert better - 1 < 0.6 * (theirs - 1)
 

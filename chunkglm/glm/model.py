@@ -66,7 +66,8 @@ def fit(
     noise : {"ar1", "ar2", ..., "ols"} or AR
         Autoregressive noise of any order with coefficients of each voxel's own, or white noise. A
         value such as ``AR(1, bins=100)``, which truncates the coefficient as nilearn does, or
-        ``AR(3, initial="stationary", iterations=2)`` says more, see `AR`.
+        ``AR(1, corrected=True, smooth_fwhm=15)``, which has fewer false positives, says more: see
+        `AR`.
     smoothing_fwhm : float, optional
         Gaussian smoothing of the whole volume before the mask, full width at half maximum in mm.
     scaling : {"percent", None}
