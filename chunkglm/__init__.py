@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chunkglm.glm import (
         Fit,
         Plan,
+        combine,
         contrast,
         contributions,
         convert,
@@ -41,6 +42,7 @@ _HOME = {
     "Fit": "chunkglm.glm",
     "Plan": "chunkglm.glm",
     "clusters": "chunkglm.glm.thresholding",
+    "combine": "chunkglm.glm",
     "contrast": "chunkglm.glm",
     "contributions": "chunkglm.glm",
     "convert": "chunkglm.glm",
@@ -72,6 +74,7 @@ __all__ = [
     "Fit",
     "Plan",
     "clusters",
+    "combine",
     "contrast",
     "contributions",
     "convert",

@@ -1,5 +1,6 @@
 """Fit, contrast, fixed effects: labelled and lazy, in and out."""
 
+from chunkglm.glm.combination import combine
 from chunkglm.glm.contrasts import contrast
 from chunkglm.glm.fitted import Fit, open_fit
 from chunkglm.glm.fixed import drop_runs, fixed_effects, leave_one_run_out
@@ -14,6 +15,7 @@ from chunkglm.glm.runs import convert, export_nifti, open_run, verify
 __all__ = [
     "Fit",
     "Plan",
+    "combine",
     "contrast",
     "contributions",
     "convert",

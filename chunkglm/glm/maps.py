@@ -12,6 +12,7 @@ import xarray as xr
 
 from chunkglm._types import AnyArray
 from chunkglm.errors import ImageError, MapsError
+from chunkglm.glm.names import prefixes
 from chunkglm.glm.sidecars import (
     ALWAYS,
     COVERAGE,
@@ -29,7 +30,7 @@ from chunkglm.io.images import atomic_writer, write_image
 from chunkglm.io.transfer import put_files, remove_files
 from chunkglm.kernels.pooling import DIGITS_LOST, NO_RUN
 from chunkglm.kernels.solve import CONSTANT, EXPLAINED, NOT_FINITE, OUTSIDE_MASK
-from chunkglm.schema import SPACE
+from chunkglm.schema import CONTRAST, SPACE
 
 # Of thresholded maps: file, statistic, type on disk.
 _THRESHOLDED_FILES = {
@@ -56,7 +57,9 @@ def save(
         the files appear once all of them are made, one after the other and each of them whole.
     prefix : str
         Beginning of the files' names, such as ``"sub-01_contrast-DStMinusSSt"``. Maps that were
-        saved under it before, of either statistic, are replaced once all of the new are made.
+        saved under it before, of either statistic, are replaced once all of the new are made. Maps
+        of several contrasts are named by them, ``PREFIX_contrast-NAME``: letters and digits only,
+        ``"face - house"`` is ``faceMinusHouse``.
     storage_options : mapping, optional
         Passed to fsspec with a URL.
 
@@ -82,6 +85,8 @@ def save(
     if not prefix or Path(prefix).name != prefix or prefix == ".." or "\0" in prefix:
         msg = f"prefix must be the beginning of a file name, without folders, but got {prefix!r}"
         raise MapsError(msg)
+    if isinstance(maps, xr.Dataset) and CONTRAST in maps.dims:
+        return _save_several(maps, folder, prefix, storage_options)
     write = _write
     if isinstance(maps, xr.Dataset) and "thresholded" in maps:
         write = _write_thresholded
@@ -113,6 +118,27 @@ def save(
         except ImageError as error:
             raise ImageError(str(error).replace(apart, str(out))) from error
     return [str(out / name) for name in made.told]
+
+
+def _save_several(
+    maps: xr.Dataset,
+    folder: str | Path,
+    prefix: str,
+    storage_options: Mapping[str, Any] | None,
+) -> list[str]:
+    """Save each contrast as maps of its own; all are computed at once, and held."""
+    if "thresholded" not in maps:
+        _check_maps(maps)
+    if CONTRAST not in maps.coords:
+        msg = f"maps of {maps.sizes[CONTRAST]} contrasts have no names; give them as a coordinate"
+        raise MapsError(msg)
+    names = prefixes(prefix, [str(name) for name in maps[CONTRAST].to_numpy()])
+    computed = maps.compute()
+    written = []
+    for i, one in enumerate(names.values()):
+        alone = computed.isel({CONTRAST: i})
+        written += save(alone, folder, prefix=one, storage_options=storage_options)
+    return written
 
 
 @dataclass(frozen=True, slots=True)

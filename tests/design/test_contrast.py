@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from chunkglm.design import ContrastWeights, parse_contrast
+from chunkglm.design import ContrastWeights, named_contrasts, parse_contrast
 from chunkglm.errors import ContrastError
 
 NAMES = ("face", "house", "cat", "constant")
@@ -297,7 +297,47 @@ ATTACKS = [
     "face if 1 else house",
     "not face",
     "*face, house",
+    "face.__reduce__()",
+    "{{'face': 1}}['face']",
+    "face\rimport os",
+    "\u202eface",
+    "face\x00; touch {marker}",
+    "getattr(face, 'to_pickle')('{marker}')",
+    "(face).__class__('{marker}')",
+    "`face`.to_csv(`{marker}`)",
+    "@__builtins__",
+    "${{jndi:ldap://127.0.0.1/a}}",
+    "face -- ; DROP TABLE design",
+    "<script>face</script>",
+    "__import__('os').system('touch {marker}') * 0 + face",
+    "os.system('touch {marker}') or face",
+    "print(face)",
+    "yield face",
+    "await face",
+    "import os",
 ]
+# What takes forever where it is computed, and no time where it is only read.
+BOMBS = [
+    "9**9**9",
+    "9 ** 9 ** 9",
+    "face * 9**9**9",
+    "9^9^9",
+    "pow(9, 9**9)",
+    "(" * 5000 + "9" + ")**9" * 5000,
+    "face*" + "9" * 9000,
+    "1e" + "9" * 9000 + "*face",
+    "face" + "*1e300" * 1500,
+    "'a' * 10**10",
+    "range(10**12)",
+    "10**1000000000",
+    "-" * 9999,
+    "`" * 9999,
+    "a" * 9999,
+    "face " * 1900,
+    "face/" * 1900 + "0",
+]
+# Seconds; milliseconds are seen, and a busy machine takes a few times as long.
+AT_ONCE = 1.0
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -308,6 +348,26 @@ def test_parse_contrast__never_runs_text(attack, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     for wrapped in ([attack.format(marker="marker")], {attack.format(marker="marker"): 1}):
         refused(wrapped)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_parse_contrast__refuses_what_is_meant_to_take_forever_at_once(bomb):
+    start = time.process_time()
+    for definition in (bomb, [bomb], [bomb, "face"]):
+        assert refused(definition).startswith("contrast ")
+    assert time.process_time() - start < AT_ONCE
+
+
+@pytest.mark.parametrize("attack", [*ATTACKS, *BOMBS])
+def test_named_contrasts__never_run_text(attack, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    attack = attack.replace("{marker}", "marker")
+    # As a name it is a name, and nothing else.
+    assert named_contrasts({attack: "face"}) == {attack.strip(): "face"}
+    for definition in named_contrasts({"one": attack, "two": {"face": attack}}).values():
+        with pytest.raises(ContrastError):
+            parse_contrast(definition, NAMES)
     assert list(tmp_path.iterdir()) == []
 
 
