@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,22 @@ def export(store: str, path: Path, overwrite: bool) -> None:
 @click.option("--contrast", "definition", required=True,
               help='Expression of column names, such as "face - house".')  # fmt: skip
 @click.option("--mask", type=click.Path(path_type=Path), help="On the run's grid; all voxels else.")
-@click.option("--noise", default="ar1", show_default=True, help='"ar1" or "ols".')
+@click.option("--noise", default="ar1", show_default=True, help='"ar1", "ar2" ..., or "ols".')
 @click.option("--bins", type=int, help="Truncate the AR(1) coefficient to 1/BINS, as nilearn does.")
+@click.option(
+    "--stationary",
+    is_flag=True,
+    help="Weigh the first samples by the exact precision of a stationary process.",
+)
+@click.option(
+    "--iterations",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Passes in which the noise is estimated.",
+)
+@click.option("--sample-mask", type=click.Path(path_type=Path),
+              help="Volumes that count: a file of flags or indices, one a line.")  # fmt: skip
 @click.option("--smoothing-fwhm", type=float, help="Gaussian smoothing, mm.")
 @click.option("--scaling", type=click.Choice(["percent", "none"]), default="percent",
               show_default=True, help="Percent of the voxel's mean, or as it is.")  # fmt: skip
@@ -112,20 +127,21 @@ def export(store: str, path: Path, overwrite: bool) -> None:
 @click.option("--prefix", required=True, help="Beginning of the maps' names.")
 def fit(
     run: str, design: Path, definition: str, mask: Path | None, noise: str, bins: int | None,
-    smoothing_fwhm: float | None, scaling: str, t_r: float | None, stat_type: Any, out: Path,
-    prefix: str,
+    stationary: bool, iterations: int, sample_mask: Path | None, smoothing_fwhm: float | None,
+    scaling: str, t_r: float | None, stat_type: Any, out: Path, prefix: str,
 ) -> None:  # fmt: skip
     """Fit RUN (NIfTI or store) with DESIGN (csv, tsv, npz, events); write a contrast's maps."""
     from chunkglm.glm import contrast, open_run, save
     from chunkglm.glm import fit as fit_run
-    from chunkglm.kernels.noise import AR, parse_noise
+    from chunkglm.kernels.noise import parse_noise
 
-    model = parse_noise(noise)
-    if bins is not None:
-        model = AR(model.order, bins=bins)
+    model = replace(
+        parse_noise(noise), bins=bins, iterations=iterations,
+        initial="stationary" if stationary else "conditional",
+    )  # fmt: skip
     fitted = fit_run(
         open_run(run, t_r=t_r), design, mask=mask, noise=model, smoothing_fwhm=smoothing_fwhm,
-        scaling=None if scaling == "none" else scaling,
+        scaling=None if scaling == "none" else scaling, sample_mask=sample_mask,
     )  # fmt: skip
     for path in save(contrast(fitted, definition, stat_type=stat_type), out, prefix=prefix):
         click.echo(path)

@@ -39,13 +39,15 @@ def convert(source: str, store: str, memory_limit: str | None, threads: int | No
 @click.argument("run")
 @click.argument("design", type=click.Path(path_type=Path))
 @click.option("--mask", type=click.Path(path_type=Path), help="On the run's grid; all voxels else.")
-@click.option("--noise", default="ar1", show_default=True, help='"ar1" or "ols".')
+@click.option("--noise", default="ar1", show_default=True, help='"ar1", "ar2" ..., or "ols".')
+@click.option("--sample-mask", type=click.Path(path_type=Path),
+              help="Volumes that count: a file of flags or indices, one a line.")  # fmt: skip
 @click.option("--smoothing-fwhm", type=float, help="Gaussian smoothing, mm.")
 @click.option("--t-r", type=float, help="Repetition time in seconds, in place of the header's.")
 @limited
 def fit(
-    run: str, design: Path, mask: Path | None, noise: str, smoothing_fwhm: float | None,
-    t_r: float | None, memory_limit: str | None, threads: int | None,
+    run: str, design: Path, mask: Path | None, noise: str, sample_mask: Path | None,
+    smoothing_fwhm: float | None, t_r: float | None, memory_limit: str | None, threads: int | None,
 ) -> None:  # fmt: skip
     """Fitting RUN with DESIGN, and the maps of one contrast."""
     from chunkglm.glm import fit as fit_run
@@ -53,8 +55,9 @@ def fit(
     from chunkglm.glm.planning import plan as plan_work
 
     fitted = fit_run(
-        open_run(run, t_r=t_r), design, mask=mask, noise=noise, smoothing_fwhm=smoothing_fwhm
-    )
+        open_run(run, t_r=t_r), design, mask=mask, noise=noise, smoothing_fwhm=smoothing_fwhm,
+        sample_mask=sample_mask,
+    )  # fmt: skip
     show(plan_work(fitted, threads=threads), memory_limit)
 
 

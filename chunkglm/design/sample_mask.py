@@ -75,7 +75,7 @@ def _of_indices(values: AnyArray, n_scans: int, source: str) -> BoolArray:
         )
     kept, counts = np.unique(values, return_counts=True)
     if (counts > 1).any():
-        hint = "; for flags give booleans" if kept.size <= 2 else "; give each once"
+        hint = "; for flags give booleans" if kept[-1] <= 1 else "; give each once"
         raise DesignError(f"{source} keeps volume {kept[counts > 1][0]} more than once{hint}")
     keep = np.zeros(n_scans, dtype=bool)
     keep[kept.astype(np.intp)] = True

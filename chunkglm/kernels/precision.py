@@ -22,9 +22,17 @@ class Edges:
 
     at_end: bool  # corrected as the last samples of their segment, else as its first
     whole: bool  # a segment shorter than p, of m samples, corrected as one
-    rows: IntArray  # (n * m,), among those of `Moments.tail`, or of `Moments.head`
+    segments: IntArray  # (n,), which
     basis: FloatArray  # (n * m, r), the design there
     n_samples: int  # m
+
+    def of(self, moments: Moments) -> FloatArray:
+        """The data there, (n, m, V); moments may be of more lags than m."""
+        samples = moments.tail if self.at_end else moments.head
+        n_lags = moments.n_lags
+        samples = samples.reshape(-1, n_lags, samples.shape[1])
+        part = slice(n_lags - self.n_samples, None) if self.at_end else slice(self.n_samples)
+        return samples[self.segments, part]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +87,7 @@ def _edges(factor: DesignFactor, noise: AR) -> tuple[Edges, ...]:
         Edges(
             at_end,
             whole,
-            (which[:, None] * order + np.arange(m)).reshape(-1),
+            which,
             (tails if at_end else heads)[which, :m].reshape(-1, factor.rank),
             m,
         )
@@ -127,8 +135,7 @@ def normal_equations(moments: Moments, phi: FloatArray, terms: NormalTerms) -> N
         correction = _whole_correction(weights, *orders[m]) if edge.whole else _end(filter_)
         if not (edge.at_end or edge.whole):
             correction = correction[::-1, ::-1]
-        samples = (moments.tail if edge.at_end else moments.head)[edge.rows]
-        samples = samples.reshape(-1, m, n_voxels)
+        samples = edge.of(moments)
         corrected = np.einsum("ijv,sjv->siv", correction, samples)
         right -= edge.basis.T @ corrected.reshape(-1, n_voxels)
         squares -= np.einsum("siv,siv->v", samples, corrected)

@@ -58,6 +58,33 @@ def test_fit__writes_the_maps_of_the_api(files: dict[str, Path]) -> None:
     assert sidecar["Contrast"] == "task"
 
 
+def test_fit__takes_noise_of_any_order_and_a_sample_mask(files: dict[str, Path]) -> None:
+    keep = np.ones(N_SCANS, bool)
+    keep[[0, 9, 11]] = False
+    mask = files["folder"] / "keep.txt"
+    mask.write_text("\n".join(str(i) for i in np.flatnonzero(keep)))
+    out = files["folder"] / "maps"
+    done = chunkglm("fit", files["run"], files["design"], "--mask", files["mask"],
+                    "--noise", "ar3", "--stationary", "--iterations", 2, "--sample-mask", mask,
+                    "--contrast", "task", "--out", out, "--prefix", "kept")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    noise = cg.AR(3, initial="stationary", iterations=2)
+    fit = cg.fit(files["run"], files["design"], mask=files["mask"], noise=noise, sample_mask=keep)
+    expected = cg.contrast(fit, "task").compute()
+    written = nib.load(out / "kept_stat-t_statmap.nii.gz").get_fdata()
+    np.testing.assert_array_equal(written, np.nan_to_num(expected["stat"].to_numpy()))
+    assert expected.attrs["dof"] == N_SCANS - 3 - 3
+    done = chunkglm("fit", files["run"], files["design"], "--sample-mask", files["run"],
+                    "--contrast", "task", "--out", out, "--prefix", "x")  # fmt: skip
+    assert_refused(done, "is not a sample mask")
+    done = chunkglm("fit", files["run"], files["design"], "--noise", "ar2", "--bins", 100,
+                    "--contrast", "task", "--out", out, "--prefix", "x")  # fmt: skip
+    assert_refused(done, "bins are for noise of order 1")
+    done = chunkglm("plan", "fit", files["run"], files["design"], "--noise", "ar3",
+                    "--sample-mask", mask)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_fixed_effects__equals_the_api_and_takes_stores(files: dict[str, Path]) -> None:
     folder = files["folder"]
     store = folder / "run.zarr"

@@ -7,19 +7,23 @@ import numpy as np
 import pytest
 from helpers.gaps import (
     dense_gls,
+    lagged_means,
     partials,
+    residual_autocovariances,
     segments_of,
+    yule_walker,
 )
 from helpers.gls import relative
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from chunkglm.kernels.estimate import estimate, model_maps
+from chunkglm.kernels.estimate import contrast_maps, estimate, model_maps
 from chunkglm.kernels.factor import DesignFactor, factor_design
 from chunkglm.kernels.moments import Moments, of_series
-from chunkglm.kernels.noise import AR
+from chunkglm.kernels.noise import AR, LARGEST_PARTIAL
+from chunkglm.kernels.precision import cholesky, normal_equations
 from chunkglm.kernels.segments import segments_of_mask
-from chunkglm.kernels.solve import ESTIMATED, Model
+from chunkglm.kernels.solve import ESTIMATED, Model, residual_autocovariance, solve
 
 # Effects in standard errors; variances, covariances and sigma2 relative.
 TOLERANCE = 1e-8
@@ -160,3 +164,213 @@ def test_solve__equals_dense_matrices(gaps: bool, initial: Any, order: int) -> N
         assert max(errors(run, AR(order, initial=initial))) < TOLERANCE
 
     check()
+
+
+@GAPS
+@INITIAL
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_solve__estimates_its_own_coefficients_as_yule_and_walker(
+    gaps: bool, initial: Any, data: st.DataObject
+) -> None:
+    run = data.draw(runs(gaps=gaps, orders=st.integers(1, 6)))
+    moments, model = run.fitted(AR(run.order, initial=initial))
+    found = residual_autocovariance(moments, model)
+    phi = solve(moments, model).phi
+    assert phi.shape == (run.order, run.Y.shape[1])
+    units = run.scaled.std(axis=0) / run.Y.std(axis=0)
+    for v, y in enumerate(run.scaled.T):
+        expected = residual_autocovariances(y, run.X, run.keep, run.order)
+        kept = y[run.keep]
+        squares = ((kept - kept[0] * model.factor.constant_in_span) ** 2).mean()
+        if expected[0] < SHARE_LEFT * squares:
+            continue
+        off = np.abs(found[:, v] * units[v] ** 2 - expected)
+        assert off.max() < COEFFICIENT * expected[0]
+        # As the system is solved, unless it belongs to no stationary process.
+        solved = [yule_walker(expected[: p + 1]) for p in range(1, run.order + 1)]
+        last = np.abs([one[-1] for one in solved])
+        if run.order == 1 and initial == "conditional":
+            np.testing.assert_allclose(phi[:, v], solved[0], atol=COEFFICIENT)
+        elif (last < LARGEST_PARTIAL).all():
+            if np.prod((1 + last) / (1 - last)) < REGULAR:
+                np.testing.assert_allclose(phi[:, v], solved[-1], atol=COEFFICIENT)
+        else:
+            stop = int(np.argmin(last < LARGEST_PARTIAL))
+            assert (phi[stop + 1 :, v] == 0).all()
+            assert np.abs(partials(phi[: stop + 1, v])).max() <= LARGEST_PARTIAL * (1 + 1e-9)
+
+
+@GAPS
+@INITIAL
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_solve__estimates_again_from_the_residuals_of_the_pass_before(
+    gaps: bool, initial: Any, data: st.DataObject
+) -> None:
+    run = data.draw(runs(gaps=gaps, orders=st.integers(1, 3)))
+    stationary = initial == "stationary"
+    moments, model = run.fitted(AR(run.order, initial=initial, iterations=3))
+    once = solve(moments, run.fitted(AR(run.order, initial=initial))[1])
+    found = solve(moments, model)
+    keep = comparable(run, model, found.phi, found.sigma2)
+    keep &= comparable(run, model, once.phi, once.sigma2)
+    phi = once.phi
+    for _ in range(2):
+        beta = dense_gls(
+            run.scaled[:, keep], run.X, run.C, phi[:, keep], run.keep, stationary=stationary
+        ).beta
+        left = run.scaled[:, keep] - run.X @ beta
+        means = np.array([lagged_means(r, run.keep, run.order) for r in left.T])
+        phi = np.full_like(phi, np.nan)
+        for v, one in zip(np.flatnonzero(keep), means, strict=True):
+            phi[:, v] = yule_walker(one)
+            last = np.abs(partials(phi[:, v]))
+            # What is nearly no stationary process is held, and amplifies the rounding of a pass.
+            keep[v] = last.max() < LARGEST_PARTIAL and np.prod((1 + last) / (1 - last)) < 100
+        if not keep.any():
+            return
+    np.testing.assert_allclose(found.phi[:, keep], phi[:, keep], atol=1e-6)
+
+
+def example(order: int = 3, keep: Any = None, n_scans: int = 60) -> Run:
+    rng = np.random.default_rng(order)
+    X = np.column_stack([rng.standard_normal((n_scans, 4)), np.ones(n_scans)])
+    keep = np.ones(n_scans, dtype=bool) if keep is None else keep
+    Y = 100 + noise_of(rng, n_scans, 6)
+    return Run(Y, X, rng.standard_normal((2, 5)), keep, order, False)
+
+
+def scrubbed(n_scans: int = 60) -> Any:
+    """Single kept volumes, pairs, and longer segments."""
+    keep = np.ones(n_scans, dtype=bool)
+    keep[[0, 1, 10, 12, 14, 17, 20, 35, n_scans - 2]] = False
+    return keep
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 6])
+def test_dense_matrices__notice_what_is_left_out(order: int) -> None:
+    # Negative controls: each mistake moves results far more than the tolerance.
+    run = example(order, scrubbed())
+    right = AR(order, initial="stationary")
+    assert max(errors(run, right)) < TOLERANCE
+    moments, model = run.fitted(right)
+    found = solve(moments, model)
+    weights = model.factor.contrast_in_basis(run.C)
+    effect = found.effect_of(weights, np.zeros(2))
+    for mistake in ("conditional", "across gaps"):
+        if mistake == "conditional":
+            _, other = run.fitted(AR(order))
+            wrong = solve(moments, other)
+        else:
+            closed = Run(run.Y[run.keep], run.X[run.keep], run.C, np.ones(51, bool), order, False)
+            some, other = closed.fitted(right)
+            wrong = solve(some, other)
+            weights = other.factor.contrast_in_basis(run.C)
+        off = np.abs(wrong.effect_of(weights, np.zeros(2)) - effect)
+        spread = np.sqrt(np.einsum("qqv->qv", found.covariance_of(
+            model.factor.contrast_in_basis(run.C))))  # fmt: skip
+        assert (off / spread).max() > 1e4 * TOLERANCE
+
+
+def test_solve__closed_form_and_matrices_agree() -> None:
+    run = example(1)
+    moments, model = run.fitted(AR(1))
+    found = solve(moments, model)
+    phi = found.phi
+    normal = normal_equations(moments, phi, model.terms)
+    inverse = cholesky(normal.matrix)
+    np.testing.assert_allclose(inverse.solve(normal.right), found.b, rtol=1e-9, atol=1e-10)
+    weights = model.factor.contrast_in_basis(run.C)
+    np.testing.assert_allclose(
+        inverse.covariance_of(weights), found.inverse.covariance_of(weights), rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("keep", [None, scrubbed()], ids=["whole", "gaps"])
+def test_solve__takes_autocorrelations_from_elsewhere(keep: Any) -> None:
+    run = example(2, keep)
+    moments, model = run.fitted(AR(2))
+    own = residual_autocovariance(moments, model)
+    as_it_is = solve(moments, model)
+    # In any unit; one iteration, whatever the model says.
+    again = solve(moments, Model(model.factor, AR(2, iterations=4), False), own / own[0])
+    np.testing.assert_allclose(again.b, as_it_is.b, rtol=1e-10)
+    # An average over voxels is every voxel's.
+    mean = np.repeat((own / own[0]).mean(axis=1, keepdims=True), 6, axis=1)
+    found = solve(moments, model, mean)
+    assert np.ptp(found.phi, axis=1).max() == 0
+    truth = dense_gls(run.Y, run.X, run.C, found.phi, run.keep, stationary=False)
+    np.testing.assert_allclose(found.sigma2, truth.sigma2, rtol=TOLERANCE)
+
+
+def test_solve__applies_a_correction_to_what_residuals_say() -> None:
+    run = example(2)
+    # More lags than the order, which the correction may use.
+    moments = of_series(run.Y, run.factor.shifted_basis(5))
+    seen = []
+
+    def corrected(found: Any) -> Any:
+        seen.append(found.shape)
+        return found[:3] * np.array([[1.0], [1.1], [1.2]])
+
+    model = Model(run.factor, AR(2), False, corrected)
+    found = solve(moments, model)
+    own = residual_autocovariance(moments, model)
+    assert seen == [(6, 6)] == [own.shape]
+    expected = [yule_walker(one) for one in corrected(own).T]
+    np.testing.assert_allclose(found.phi.T, expected, rtol=1e-10)
+    assert np.abs(solve(moments, Model(run.factor, AR(2), False)).phi - found.phi).min() > 1e-3
+
+
+@INITIAL
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+@pytest.mark.parametrize("keep", [None, scrubbed()], ids=["whole", "gaps"])
+def test_solve__more_lags_than_the_order_change_nothing(
+    order: int, initial: Any, keep: Any
+) -> None:
+    run = example(order, keep)
+    model = Model(run.factor, AR(order, initial=initial), False)
+    few, more = (
+        solve(of_series(run.Y[:, :], run.factor.shifted_basis(n)), model) for n in (order, 5)
+    )
+    for name in ("b", "sigma2", "phi", "r_square"):
+        np.testing.assert_allclose(getattr(more, name), getattr(few, name), rtol=1e-10)
+
+
+@INITIAL
+@pytest.mark.parametrize("order", [1, 2, 3, 6])
+def test_solve__noise_of_no_stationary_process_still_has_a_precision(
+    order: int, initial: Any
+) -> None:
+    # Waves that die out at both ends: autocovariances divided by their numbers of pairs grow with
+    # the lag. Two ends of the spectrum, its middle, and a random walk.
+    t = np.arange(12)
+    wave = np.sin(np.pi * (t + 0.5) / 12)
+    walk = np.cumsum(np.random.default_rng(0).standard_normal(12))
+    Y = np.column_stack([wave, wave * (-1.0) ** t, wave * np.cos(np.pi * t / 2), walk])
+    X = np.sin(3 * np.pi * (t + 0.5) / 12)[:, None]  # orthogonal to the first two
+    run = Run(Y, X, np.ones((1, 1)), np.ones(12, bool), order, False)
+    moments, model = run.fitted(AR(order, initial=initial))
+    raw = residual_autocovariance(moments, model)
+    beyond = [max(abs(yule_walker(one[: p + 2])[-1]) for p in range(order)) for one in raw.T]
+    assert max(beyond) > 1
+    effect, covariance, status = estimate(moments, model, model.factor.contrast_in_basis(run.C))
+    assert (status == ESTIMATED).all()
+    assert np.isfinite(effect).all()
+    assert (covariance > 0).all()
+    phi = solve(moments, model).phi
+    if order > 1 or initial == "stationary":
+        assert max(np.abs(partials(one)).max() for one in phi.T) <= LARGEST_PARTIAL * (1 + 1e-9)
+
+
+def test_f_contrast__equals_the_joint_statistic_of_dense_matrices() -> None:
+    run = example(3, scrubbed())
+    moments, model = run.fitted(AR(3))
+    found = contrast_maps(moments, model, model.factor.contrast_in_basis(run.C), "F")
+    truth = dense_gls(run.Y, run.X, run.C, solve(moments, model).phi, run.keep, stationary=False)
+    for v in range(6):
+        e = truth.effect[:, v]
+        stat = e @ np.linalg.solve(truth.covariance[:, :, v], e) / 2
+        np.testing.assert_allclose(found["stat"][v], stat, rtol=TOLERANCE)
+    assert (found["dof"] == run.keep.sum() - 5).all()
