@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def sub_model(fit: "Fit", names: Any, *, drop: bool) -> "Fit":
     """See `Fit.select` and `Fit.drop`."""
     design = select_columns(fit.design, names, drop=drop)
-    factor = factor_design(design.values)
+    segments = fit.factor.segments
+    factor = factor_design(segments.rows_of(design.values), segments)
     products = recombined(fit.moments["products"], within(factor, fit.factor))
     dataset = fit.dataset.drop_vars("products")
     variable = fit.dataset["products"]

@@ -202,12 +202,14 @@ class Fit:
             The run that was fitted, in any form. Smoothing and scaling are those of the fit.
         whitened : bool
             Filtered with each voxel's autoregressive coefficients, ``W(y - X beta)``: the residuals
-            whose squares are summed for `sigma2`. The first samples are as they are.
+            whose squares are summed for `sigma2`. The first samples, of the run and after each gap,
+            are as they are, or with a stationary start what the best predictor from fewer leaves.
 
         Returns
         -------
         xarray.DataArray
-            In the units of the fit. NaN outside the mask and where nothing is estimated; with
+            In the units of the fit. NaN outside the mask, in volumes that `sample_mask` dropped,
+            and where nothing is estimated; with
             `whitened`, also where the design explains everything (`voxel_status` 4).
 
         Raises
@@ -238,7 +240,8 @@ class Fit:
         Returns
         -------
         xarray.DataArray
-            ``X beta`` in the units of the fit. NaN outside the mask and where nothing is estimated.
+            ``X beta`` in the units of the fit. NaN outside the mask, in volumes that `sample_mask`
+            dropped, and where nothing is estimated.
         """
         return predicted_of(self, whitened=whitened)
 

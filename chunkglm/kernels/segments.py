@@ -70,6 +70,10 @@ class Segments:
         out[self.kept] = x
         return out
 
+    def rows_of(self, X: FloatArray) -> FloatArray:
+        """Rows of kept volumes, (N, ...), of an array of all volumes; those of kept ones as is."""
+        return X if len(X) == self.n_kept else X[self.kept]
+
     def n_pairs(self, lag: int) -> int:
         """Pairs of volumes of the same segment that lie `lag` apart; N for lag 0."""
         return int(np.maximum(self.lengths - lag, 0).sum())

@@ -7,6 +7,7 @@ import numpy as np
 from chunkglm._types import AnyArray, FloatArray, IntArray
 from chunkglm.kernels.estimate import solve_part, voxel_blocks
 from chunkglm.kernels.moments import Moments
+from chunkglm.kernels.noise import lower_orders
 from chunkglm.kernels.solve import Model
 
 
@@ -23,6 +24,7 @@ class Curves(NamedTuple):
     reference: FloatArray  # (V,)
     shift: FloatArray  # (V,)
     ar: FloatArray  # (p, V), the coefficients of the whitening filter
+    stationary: bool  # whether the filter begins as the stationary process does
 
 
 def curves_of(moments: Moments, model: Model, autocorrelation: FloatArray | None = None) -> Curves:
@@ -44,7 +46,7 @@ def curves_of(moments: Moments, model: Model, autocorrelation: FloatArray | None
     n_voxels, rank = moments.reference.size, model.factor.rank
     order = model.noise.order
     b, level, ar = np.empty((rank, n_voxels)), np.empty(n_voxels), np.empty((order, n_voxels))
-    for part in voxel_blocks(n_voxels):
+    for part in voxel_blocks(n_voxels, model):
         solution = solve_part(moments, model, part, autocorrelation)
         b[:, part], level[part] = solution.b, solution.offset
         ar[:, part] = solution.phi
@@ -55,7 +57,8 @@ def curves_of(moments: Moments, model: Model, autocorrelation: FloatArray | None
             slope = 100.0 / mean
             # 100 * (y / mean - 1), never as the difference of two large numbers.
             shift = slope * (moments.reference - mean)
-    return Curves(b, level, slope, moments.reference, shift, ar)
+    stationary = model.noise.initial == "stationary"
+    return Curves(b, level, slope, moments.reference, shift, ar, stationary)
 
 
 def predict(curves: Curves, basis: FloatArray) -> FloatArray:
@@ -103,7 +106,7 @@ def leave(curves: Curves, basis: FloatArray, series: AnyArray) -> FloatArray:
     return out
 
 
-def whiten(series: FloatArray, before: FloatArray, ar: FloatArray, ages: IntArray) -> FloatArray:
+def whiten(series: FloatArray, before: FloatArray, curves: Curves, ages: IntArray) -> FloatArray:
     """Filter a block of series: ``y_t - sum_i ar_i y_{t-i}``.
 
     Parameters
@@ -111,20 +114,28 @@ def whiten(series: FloatArray, before: FloatArray, ar: FloatArray, ages: IntArra
     series : (t, V) array
     before : (n, V) array
         The volumes before the block, up to p of them.
-    ar : (p, V) array
+    curves : Curves
     ages : (t,) array
-        Volumes since the one with which the filter began anew; terms that would reach back beyond
-        it are left out, so the first samples are as they are.
+        Volumes since the one with which the filter began anew. The first p are as they are, less
+        the terms that there are; or for the stationary process what the best predictor from fewer
+        samples leaves, at the scale of the others.
 
     Returns
     -------
     (t, V) array
     """
     whole = np.concatenate([before, series])
+    rows = np.arange(len(series)) + len(before)
     out = series.copy()
-    for lag, coefficient in enumerate(ar, start=1):
-        # Rows of `whole` from which the lagged sample of each volume of the block is taken.
-        rows = np.arange(len(series)) + len(before) - lag
-        known = ages >= lag
-        out[known] -= coefficient * whole[rows[known]]
+    for lag, coefficient in enumerate(curves.ar, start=1):
+        known = ages >= (len(curves.ar) if curves.stationary else lag)
+        out[known] -= coefficient * whole[rows[known] - lag]
+    if curves.stationary:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            starts = lower_orders(curves.ar)[:-1]
+        for age, (lower, ratio) in enumerate(starts):
+            at = ages == age
+            for lag, coefficient in enumerate(lower, start=1):
+                out[at] -= coefficient * whole[rows[at] - lag]
+            out[at] *= np.sqrt(ratio)
     return out

@@ -87,6 +87,13 @@ class Model:
     correction: Correction | None = None
     terms: NormalTerms = field(init=False, repr=False)
 
+    @property
+    def closed_form(self) -> bool:
+        """Whether the normal matrix is diagonal, or is but for one rank."""
+        noise = self.noise
+        of_one_rank = noise.order == 1 and noise.initial == "conditional"
+        return noise.order == 0 or (of_one_rank and self.factor.segments.n_segments == 1)
+
     def __post_init__(self) -> None:
         """Gather what the design alone decides."""
         object.__setattr__(self, "terms", normal_terms(self.factor, self.noise))
@@ -209,8 +216,7 @@ def _generalised(
     moments: Moments, phi: FloatArray, model: Model
 ) -> tuple[FloatArray, Inverse, FloatArray]:
     """Coefficients, inverse normal matrix and whitened residual squares, given phi."""
-    noise, segments = model.noise, model.factor.segments
-    if noise.order == 1 and noise.initial == "conditional" and segments.n_segments == 1:
+    if model.closed_form:
         return _closed_form(moments, phi[0], model.factor)
     normal = normal_equations(moments, phi, model.terms)
     inverse = cholesky(normal.matrix)

@@ -177,7 +177,7 @@ def _whitened(
     block: range,
 ) -> FloatArray:
     before = series[:0] if before is None else before
-    return _on_grid(whiten(series, before, curves.ar, rows.ages[block.start : block.stop]), mask)
+    return _on_grid(whiten(series, before, curves, rows.ages[block.start : block.stop]), mask)
 
 
 def _predicted(
@@ -188,7 +188,7 @@ def _predicted(
         series = predict(curves, rows.basis[first : block.stop])
     if reach:
         before, series = np.split(series, [block.start - first])
-        series = whiten(series, before, curves.ar, rows.ages[block.start : block.stop])
+        series = whiten(series, before, curves, rows.ages[block.start : block.stop])
     return _on_grid(series, mask)
 
 
