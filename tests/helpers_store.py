@@ -19,9 +19,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["chunkglm.glm", "chunkglm.io.store", "nibabel", "xarray", "zarr"])
 
 
-def convert(source: Path, store: Path, overwrite: bool) -> None:
+def convert(source: Path, store: Path | str, overwrite: bool, storage_options: Any = None) -> None:
     """Convert a run."""
-    cg.convert(source, store, overwrite=overwrite, progress=False)
+    cg.convert(source, store, overwrite=overwrite, progress=False, storage_options=storage_options)
 
 
 def save_fit(source: Path, store: Path, overwrite: bool) -> None:
@@ -79,8 +79,8 @@ def held(flags: Path, work: Callable[..., None], *args: Any) -> None:
 
     original = NiftiRun.blocks
 
-    def slow(self: NiftiRun, planes: range, n_volumes: int) -> Any:
-        for first, block in original(self, planes, n_volumes):
+    def slow(self: NiftiRun, planes: range, n_volumes: int, **how: bool) -> Any:
+        for first, block in original(self, planes, n_volumes, **how):
             yield first, block
             (flags / "started").touch()
             wait_for(flags / "go")

@@ -17,6 +17,7 @@ from chunkglm.io.lock import hidden_glob
 from chunkglm.io.manifest import ALTERED, Manifest, entries_of, get, list_keys, read_manifest
 from chunkglm.io.place import Place
 
+_ROOTS = ("zarr.json", ".zgroup")  # of zarr's versions 3 and 2
 RUN, FIT = "run", "fit"  # what a store may hold
 _GONE = "it is being replaced, or was removed; open it again, or make it again"
 _OPENERS = {RUN: "open it with open_run", FIT: "open it with open_fit"}
@@ -155,6 +156,9 @@ def _manifest_of(store: Store, place: Place) -> Manifest:
     try:
         return read_manifest(store, place.label)
     except StoreError as error:
+        if place.folder is None and not any(get(store, root) for root in _ROOTS):
+            msg = f"{place.label}: no such store; check the address, or make it (chunkglm convert)"
+            raise StoreError(msg) from error
         if place.folder is None or place.folder.is_dir():
             raise
         # There a moment ago: its folder has gone while it was opened.

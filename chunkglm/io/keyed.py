@@ -8,6 +8,8 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from chunkglm.errors import StoreError
+from chunkglm.io.claim import Claim, claimed
+from chunkglm.io.files import reaching
 from chunkglm.io.folder import ROOT, exists, no_store
 from chunkglm.io.manifest import KEYS, RecordingStore, get, list_keys, put
 from chunkglm.io.place import Place
@@ -18,10 +20,31 @@ from chunkglm.io.recorded import recorded
 def keyed_committed(place: Place, *, overwrite: bool) -> Iterator[RecordingStore]:
     """Write a store where there is no renaming; see `committed`."""
     target = place.open(read_only=False)
-    there = _check_keys_there(target, place, overwrite=overwrite)
-    beside = _beside if there and place.url is not None else _directly
-    with beside(place, target) as store:
-        yield store
+    if place.url is None or not place.has_siblings:
+        there = _check_keys_there(target, place, overwrite=overwrite)
+        beside = _beside if there and place.url is not None else _directly
+        with beside(place, target, None) as store:
+            yield store
+        return
+    with claimed(place) as claim:
+        with reaching(place.label, StoreError):
+            _clear_litter(place, target, claim)
+        if _check_keys_there(target, place, overwrite=overwrite):
+            beside = _beside
+        else:
+            beside = _directly
+            with reaching(place.label, StoreError):
+                claim.begin()
+        with beside(place, target, claim) as store:
+            yield store
+
+
+def _clear_litter(place: Place, target: Store, claim: Claim) -> None:
+    """Remove what a writer that was killed left: beside the store, or begun in its place."""
+    for url in place.siblings(f".{place.name}.", ".partial"):
+        Place(url, url=url, options=place.options).remove()
+    if claim.inherited and not set(list_keys(target)) & set(KEYS):
+        _clear(place, target)
 
 
 def _check_keys_there(target: Store, place: Place, *, overwrite: bool) -> bool:
@@ -43,14 +66,18 @@ def _check_keys_there(target: Store, place: Place, *, overwrite: bool) -> bool:
 
 
 @contextlib.contextmanager
-def _directly(place: Place, target: Store) -> Iterator[RecordingStore]:
+def _directly(place: Place, target: Store, claim: Claim | None) -> Iterator[RecordingStore]:
     """Write where the store will be; until its manifest is there it is refused as incomplete."""
     _clear(place, target)
     try:
         with recorded(target) as store:
             yield store
+            if claim is not None:
+                claim.check()
     except BaseException:
-        _clear(place, target)
+        # What lies there is another's once it has taken over.
+        if claim is None or not claim.lost():
+            _clear(place, target)
         raise
 
 
@@ -66,13 +93,15 @@ def _clear(place: Place, target: Store) -> None:
 
 
 @contextlib.contextmanager
-def _beside(place: Place, target: Store) -> Iterator[RecordingStore]:
+def _beside(place: Place, target: Store, claim: Claim | None) -> Iterator[RecordingStore]:
     """Write beside, and copy when it is whole: there is no renaming behind a URL."""
     apart = place.beside(f".{place.name}.{secrets.token_hex(4)}.partial")
     source = apart.open(read_only=False)
     try:
         with recorded(source) as store:
             yield store
+        if claim is not None:
+            claim.check()
         _clear(place, target)
         # The root first, so that a copy cut short is known for a store, and may be replaced.
         for key in sorted(list_keys(source), key=lambda k: (k in KEYS, k != ROOT)):

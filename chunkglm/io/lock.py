@@ -90,7 +90,7 @@ def _acquire(path: Path, target: Path) -> tuple[int, bool]:
 
 
 def _sign(descriptor: int) -> None:
-    note = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+    note = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
     os.truncate(descriptor, 0)
     os.write(descriptor, json.dumps(note).encode())
 
@@ -161,5 +161,6 @@ def _holder(path: Path) -> str:
     return "another process"
 
 
-def _now() -> str:
+def now() -> str:
+    """The time of day, as messages tell it."""
     return time.strftime("%Y-%m-%d %H:%M:%S")

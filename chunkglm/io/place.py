@@ -10,7 +10,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
 from chunkglm.errors import StoreError
-from chunkglm.io.files import is_url, reaching
+from chunkglm.io.files import file_system, in_seconds, is_url, reaching
 from chunkglm.io.remote import RemoteStore
 
 
@@ -31,7 +31,9 @@ class Place:
         if self.url is not None:
             with reaching(self.label, StoreError):
                 found = FsspecStore.from_url(
-                    self.url, storage_options=dict(self.options), read_only=read_only
+                    self.url,
+                    storage_options=in_seconds(self.url, self.options),
+                    read_only=read_only,
                 )
             return RemoteStore(found, self.label)
         assert self.store is not None  # noqa: S101 - place_of makes no other
@@ -53,13 +55,29 @@ class Place:
         url = f"{self.url.rstrip('/').rpartition('/')[0]}/{name}"
         return Place(url, url=url, options=self.options)
 
+    @property
+    def has_siblings(self) -> bool:
+        """Whether a URL has room beside it; a bucket taken whole has none."""
+        return "/" in str(self.url).partition("://")[2].strip("/")
+
+    def siblings(self, start: str, end: str) -> list[str]:
+        """List URLs of siblings whose names begin and end so."""
+        above = str(self.url).rstrip("/").rpartition("/")[0]
+        with reaching(self.label, StoreError):
+            found, inside = file_system(above, self.options)
+            # Listings are remembered by file systems such as s3fs, and would be old.
+            found.invalidate_cache(inside)
+            try:
+                names = [str(n).rstrip("/").rpartition("/")[2] for n in found.ls(inside, False)]
+            except FileNotFoundError:
+                return []
+        return [f"{above}/{n}" for n in names if n.startswith(start) and n.endswith(end)]
+
     def remove(self) -> None:
         """Remove what lies behind a URL, if anything does."""
-        from fsspec.core import url_to_fs
-
-        file_system, inside = url_to_fs(self.url, **self.options)
         with reaching(self.label, StoreError), contextlib.suppress(FileNotFoundError):
-            file_system.rm(inside, recursive=True)
+            found, inside = file_system(str(self.url), self.options)
+            found.rm(inside, recursive=True)
 
     @property
     def name(self) -> str:

@@ -342,7 +342,7 @@ def test_store__in_memory_is_not_there_when_its_writer_failed(
         cg.convert(run, store, progress=False)
     with pytest.raises(StoreError) as caught:
         cg.open_run(store)
-    one_line(caught.value, store, "incomplete")
+    one_line(caught.value, store, "no such store")
     run.write_bytes(content)
     cg.convert(run, store, progress=False)
     assert cg.verify(store) == []
