@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from chunkglm.design import (
     load_sample_mask,
     told_relations,
 )
-from chunkglm.errors import DesignError, ImageError
+from chunkglm.errors import DesignError, ImageError, MaskError
 from chunkglm.glm.fitted import Fit
+from chunkglm.glm.inputs import read_here
 from chunkglm.glm.masks import load_mask
 from chunkglm.glm.runs import check_run, open_run, untouched_source
 from chunkglm.glm.space import Grid, grid_of, short_header
+from chunkglm.io.files import is_url
 from chunkglm.kernels.factor import DesignFactor, factor_design
 from chunkglm.kernels.noise import AR, check_order, parse_noise
 from chunkglm.kernels.segments import Segments, segments_of_mask
@@ -50,18 +53,20 @@ def fit(
     scaling: str | None = "percent",
     t_r: float | None = None,
     sample_mask: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Fit the general linear model to a run; lazy.
 
     Parameters
     ----------
-    run : DataArray or path
+    run : DataArray, path or URL
         From `open_run`, or any DataArray with dims (x, y, z, time) and ``attrs["affine"]``.
     design : DataFrame, (T, k) array, path, or events
         Design matrix, one row per volume: a DataFrame, an array, a ``.csv``, ``.tsv``, ``.npy`` or
         ``.npz`` (array ``X``). A table with columns ``onset`` and ``duration`` is taken as events,
         from which nilearn makes the design with its defaults (`design_from_events` for others).
-    mask : path, image, (x, y, z) array, or None
+        Files may lie behind a URL that fsspec knows.
+    mask : path, URL, image, (x, y, z) array, or None
         On the run's grid, 0 and one other value. None fits every voxel.
     noise : {"ar1", "ar2", ..., "ols"} or AR
         Autoregressive noise of any order with coefficients of each voxel's own, or white noise. A
@@ -79,6 +84,8 @@ def fit(
         file. What the others hold does not matter; no lag of the noise model crosses a gap, and
         mean, degrees of freedom and everything else are of the kept volumes. The design has a row
         for every volume, or for every kept one.
+    storage_options : mapping, optional
+        Passed to fsspec with URLs of run, design, mask and sample mask.
 
     Returns
     -------
@@ -100,15 +107,18 @@ def fit(
         When columns of the design depend on others, or all but do, naming them.
     """
     if isinstance(run, (str, Path)):
-        run = open_run(run)
+        run = open_run(run, storage_options=storage_options if is_url(run) else None)
     label = check_run(run)
     percent = _check_scaling(scaling)
     noise = parse_noise(noise)
     known = run.attrs.get("repetition_time")
     t_r = known if t_r is None else check_repetition_time(t_r)
-    keep = load_sample_mask(sample_mask, run.sizes[TIME])
-    loaded = load_design(
-        _without_missing(design, keep), n_scans=keep.size, t_r=t_r,
+    n_scans = run.sizes[TIME]
+    keep = read_here(
+        lambda m: load_sample_mask(m, n_scans), sample_mask, storage_options, DesignError
+    )
+    loaded = _design(
+        _without_missing(design, keep), storage_options, n_scans=n_scans, t_r=t_r,
         volumes=_volumes_left(run, known), n_kept=int(keep.sum()),
     )  # fmt: skip
     factor = _factor(loaded, segments_of_mask(keep), noise)
@@ -116,7 +126,9 @@ def fit(
     header = short_header(source.header) if source else None
     grid = Grid(grid_of(run, label).affine, header)
     shape = (run.sizes["x"], run.sizes["y"], run.sizes["z"])
-    voxels = load_mask(mask, shape, grid.matrix(), label)
+    voxels = read_here(
+        lambda m: load_mask(m, shape, grid.matrix(), label), mask, storage_options, MaskError
+    )
     fwhm = _check_fwhm(smoothing_fwhm)
     sigma = _sigma(fwhm, grid.matrix())
     _sigma(noise.smooth_fwhm, grid.matrix())  # refused here, not when a map is taken
@@ -134,6 +146,13 @@ def fit(
     if TIME in run.coords:
         dataset = dataset.assign_coords({TIME: run.coords[TIME].variable})
     return Fit(dataset, loaded, noise, percent, grid, slabs, factor)
+
+
+def _design(design: Any, options: Mapping[str, Any] | None, **about: Any) -> Design:
+    loaded = read_here(lambda d: load_design(d, **about), design, options, DesignError)
+    if isinstance(design, (str, Path)) and is_url(design):
+        return replace(loaded, source=str(design))  # not that of the copy that was read
+    return loaded
 
 
 def _volumes_left(run: xr.DataArray, t_r: float | None) -> FloatArray | None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from chunkglm.errors import ChunkglmError
 from chunkglm.io.files import file_system, reaching
@@ -91,3 +92,32 @@ def fetched(
                 found, inside = file_system(source, options)
                 found.get_file(inside, str(Path(folder) / name))
         yield Path(folder)
+
+
+@contextmanager
+def fetched_file(url: str, options: Mapping[str, Any], kind: type[ChunkglmError]) -> Iterator[Path]:
+    """Fetch one small file, under its name and without what a query adds to it.
+
+    Parameters
+    ----------
+    url : str
+    options : mapping
+        Passed to fsspec.
+    kind : type
+        Of the error raised, naming the URL, when it cannot be read.
+
+    Yields
+    ------
+    Path
+        Of the copy, gone after the block.
+    """
+    name = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2]) or "file"
+    with TemporaryDirectory(prefix="chunkglm-") as folder:
+        copy = Path(folder) / name
+        with reaching(url, kind):
+            found, inside = file_system(url, options)
+            found.get_file(inside, str(copy))
+        if not copy.is_file():
+            msg = f"{url}: is a folder, not a file; pass the file inside it"
+            raise kind(msg)
+        yield copy
