@@ -10,6 +10,8 @@ from chunkglm.errors import ChunkglmError, ImageError
 # Bytes fetched ahead of a reader that goes forwards through a remote file.
 _AHEAD = 8 << 20
 
+_PIECE = 1 << 20
+
 WEB = ("http://", "https://")
 
 _S3 = ("s3://", "s3a://")
@@ -70,6 +72,40 @@ class RemoteFile:
         """Close it; that the far end is gone is no news then."""
         with suppress(Exception):
             self._file.close()
+
+
+class HashedFile:
+    """A file read forwards, whose bytes go into a checksum as they lie there."""
+
+    def __init__(self, file: Any, digest: Any) -> None:
+        self._file, self._digest = file, digest
+
+    def __enter__(self) -> "HashedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, n_bytes: int) -> bytes:
+        """Read `n_bytes`, or what comes at once."""
+        piece: bytes = self._file.read(n_bytes)
+        self._digest.update(piece)
+        return piece
+
+    def readinto(self, out: memoryview) -> int:
+        """Read into memory; returns the number of bytes, 0 at the end."""
+        n: int = self._file.readinto(out)
+        self._digest.update(out[:n])
+        return n
+
+    def finish(self) -> None:
+        """Take what is left of the file into the checksum."""
+        while self.read(_PIECE):
+            pass
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
 
 
 def open_file(

@@ -12,14 +12,13 @@ import numpy as np
 
 from chunkglm._types import AnyArray
 from chunkglm.errors import ImageError
-from chunkglm.io.files import NoPartsError, is_url, stamp
-from chunkglm.io.inflate import GZIP_ERRORS
+from chunkglm.io.files import HashedFile, NoPartsError, is_url, open_file, stamp
+from chunkglm.io.inflate import GZIP_ERRORS, GzipReader
 from chunkglm.io.nifti_header import (
     LARGEST_GZIP_RATIO,
     check_dtype,
     facts_of,
     load_header,
-    open_binary,
     raw_header,
     run_shape,
 )
@@ -83,7 +82,7 @@ class NiftiRun:
         return self.path.rpartition("/")[2]
 
     def blocks(
-        self, planes: range, n_volumes: int, *, even: bool = True
+        self, planes: range, n_volumes: int, *, even: bool = True, digest: Any = None
     ) -> Generator[tuple[int, AnyArray]]:
         """Read forwards, block by block.
 
@@ -95,6 +94,8 @@ class NiftiRun:
             Largest number of volumes in a block.
         even : bool
             Blocks as even as possible; otherwise all but the last have `n_volumes`.
+        digest : hashlib object, optional
+            Given every byte of the file as it lies there, by the time the last block is.
 
         Yields
         ------
@@ -110,8 +111,9 @@ class NiftiRun:
         """
         self._check_unchanged()
         times = (even_blocks if even else whole_blocks)(self.shape[3], n_volumes)
-        found = self._blocks(planes, times)
-        if self.forward_only:
+        forwards = self.forward_only or digest is not None
+        found = self._blocks(planes, times, forwards=forwards, digest=digest)
+        if forwards:
             # Decompression (one core, 0.45 GB/s) runs beside whatever is done with the blocks.
             with closing(prefetched(found)) as stream:
                 yield from stream
@@ -149,17 +151,17 @@ class NiftiRun:
         return found[1]
 
     def _blocks(
-        self, planes: range, times: list[range], *, forwards: bool | None = None
+        self, planes: range, times: list[range], *, forwards: bool, digest: Any = None
     ) -> Iterator[tuple[int, AnyArray]]:
         """Read blocks one after the other, in one way through the file."""
         x, y, _, n_scans = self.shape
-        forwards = self.forward_only if forwards is None else forwards
         plane_bytes = x * y * self.dtype.itemsize
         at = 0
         try:
-            with open_binary(
-                self.path, self.options, compressed=self.compressed, forwards=forwards
-            ) as file:
+            opened = open_file(self.path, self.options, forwards=forwards or self.compressed)
+            if digest is not None:
+                opened = HashedFile(opened, digest)
+            with GzipReader(opened) if self.compressed else opened as file:
                 for volumes in times:
                     block = np.empty((len(volumes), len(planes), y, x), self.dtype)
                     for volume, t in zip(block, volumes, strict=True):
@@ -171,6 +173,8 @@ class NiftiRun:
                         # Before the last block is handed on: only at its end does a gzip stream
                         # tell whether its checksum and length hold.
                         self._check_end(file, self.offset + n_scans * self.volume_bytes - at)
+                        if digest is not None:
+                            opened.finish()
                     yield volumes.start, block
         except GZIP_ERRORS as error:
             raise self._broken(error) from error

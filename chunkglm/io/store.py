@@ -1,6 +1,7 @@
 """A run as a chunked zarr group: integers kept, time contiguous, complete or absent."""
 
 import base64
+import hashlib
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -185,7 +186,8 @@ def write_store(
         group = zarr.create_group(store, zarr_format=3, attributes=_attributes(run))
         array = _create_bold(group, run, chunks)
         writer, n_planes = ChunkWriter(store, array), chunks[2]
-        blocks = run.blocks(range(run.shape[2]), chunks[3], even=False)
+        digest = hashlib.sha256()
+        blocks = run.blocks(range(run.shape[2]), chunks[3], even=False, digest=digest)
         with ThreadPoolExecutor(WRITERS) as threads, closing(blocks) as stream:
             for first, block in stream:
 
@@ -195,6 +197,7 @@ def write_store(
                 list(threads.map(write, range(0, run.shape[2], n_planes)))
                 advance(block.shape[0])
         _write_times(group, run)
+        group.update_attributes({"source": {**_source(run), "sha256": digest.hexdigest()}})
 
 
 def _create_bold(group: zarr.Group, run: NiftiRun, chunks: tuple[int, int, int, int]) -> Any:
@@ -234,6 +237,11 @@ def _attributes(run: NiftiRun) -> dict[str, Any]:
         "affine": [list(row) for row in run.affine],
         "repetition_time": run.t_r,
         "nifti_header": base64.b64encode(run.header).decode("ascii"),
-        "source": {"name": run.name, "size": run.size, "modified": run.modified},
+        "source": _source(run),
         "written": secrets.token_hex(16),
     }
+
+
+def _source(run: NiftiRun) -> dict[str, Any]:
+    """What tells the file that holds the voxels from any other."""
+    return {"name": run.name, "size": run.size, "modified": run.modified}
