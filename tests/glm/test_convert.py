@@ -58,7 +58,8 @@ def test_open_zarr__reads_the_scaled_values(tmp_path: Path, dtype: str, scaled: 
 def test_convert__takes_its_chunks_from_the_sizes(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chunkglm.sizes.CHUNK_BYTES", 900)
+    # A volume has 240 bytes, a plane 40.
+    monkeypatch.setattr("chunkglm.sizes.CHUNK_BYTES", 150)
     monkeypatch.setattr("chunkglm.sizes.BUFFER_BYTES", 800)
     store = convert(source, tmp_path / "run.zarr")
     chunks = zarr.open_array(Path(store) / "bold", mode="r").chunks
