@@ -150,21 +150,31 @@ def fit(
 @main.command("fixed-effects")
 @click.argument("maps", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--precision-weighted", is_flag=True, help="Weigh runs by inverse variance.")
+@click.option("--drop", multiple=True, type=click.Path(path_type=Path),
+              help="FOLDER/PREFIX of a run to take out of MAPS that hold it.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the maps.")
 @click.option("--prefix", required=True, help="Beginning of the maps' names.")
-def fixed_effects(maps: tuple[Path, ...], precision_weighted: bool, out: Path, prefix: str) -> None:
-    """Combine the MAPS of several runs, each given as FOLDER/PREFIX of `chunkglm fit`."""
+def fixed_effects(
+    maps: tuple[Path, ...], precision_weighted: bool, drop: tuple[Path, ...], out: Path,
+    prefix: str,
+) -> None:  # fmt: skip
+    """Combine the MAPS of several runs, each given as FOLDER/PREFIX of `chunkglm fit`.
+
+    MAPS that are combined already can be given too, to add runs to them or, with --drop, to take
+    runs out.
+    """
+    from chunkglm.glm import drop_runs, open_maps, save
     from chunkglm.glm import fixed_effects as combine
-    from chunkglm.glm import open_maps, save
 
     # A file of the maps means its whole set.
-    maps = tuple(path.with_name(path.name.partition("_stat-")[0]) for path in maps)
-    taken = {(path.parent.resolve(), path.name) for path in maps}
-    if (out.resolve(), prefix) in taken:
+    every = [path.with_name(path.name.partition("_stat-")[0]) for path in (*maps, *drop)]
+    if (out.resolve(), prefix) in {(path.parent.resolve(), path.name) for path in every}:
         msg = f"{out / prefix}: is one of the maps to be combined; choose another --prefix"
         raise MapsError(msg)
-    runs = [open_maps(path.parent, prefix=path.name) for path in maps]
-    pooled = combine(runs, precision_weighted=precision_weighted)
+    runs = [open_maps(path.parent, prefix=path.name) for path in every]
+    pooled = combine(runs[: len(maps)], precision_weighted=precision_weighted)
+    if drop:
+        pooled = drop_runs(pooled, runs[len(maps) :])
     for path in save(pooled, out, prefix=prefix):
         click.echo(path)
 

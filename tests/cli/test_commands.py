@@ -129,6 +129,31 @@ def test_threshold__equals_the_api(files: dict[str, Path]) -> None:
     assert "alpha" in done.stderr
 
 
+def test_fixed_effects__adds_runs_and_drops_them(files: dict[str, Path]) -> None:
+    maps = files["folder"] / "maps"
+    design = pd.read_csv(files["design"])
+    prefixes = ("a", "b", "c")
+    for i, prefix in enumerate(prefixes):
+        run = files["folder"] / f"run-{prefix}.nii.gz"
+        image = nib.load(files["run"])
+        moved = np.roll(np.asarray(image.dataobj), i, axis=1)
+        nib.save(nib.Nifti1Image(moved, image.affine, image.header), run)
+        fit = cg.fit(run, design, mask=files["mask"])
+        cg.save(cg.contrast(fit, "task"), maps, prefix=prefix)
+    done = chunkglm("fixed-effects", maps / "a", maps / "b", "--out", maps, "--prefix", "ab")
+    assert done.returncode == 0, done.stderr
+    done = chunkglm("fixed-effects", maps / "ab", maps / "c", "--drop", maps / "a",
+                    "--out", maps, "--prefix", "bc")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = cg.fixed_effects([cg.open_maps(maps, prefix=p) for p in "bc"]).compute()
+    found = cg.open_maps(maps, prefix="bc")
+    np.testing.assert_allclose(found["z_score"], expected["z_score"], rtol=0, atol=1e-10)
+    assert cg.contributions(found).equals(cg.contributions(expected))
+    done = chunkglm("fixed-effects", maps / "ab", "--drop", maps / "c",
+                    "--out", maps, "--prefix", "x")  # fmt: skip
+    assert_refused(done, "run-c.nii.gz", "not among")
+
+
 def test_fixed_effects__refuses_to_overwrite_what_it_reads(files: dict[str, Path]) -> None:
     maps = files["folder"] / "maps"
     chunkglm("fit", files["run"], files["design"], "--contrast", "task", "--out", maps,
