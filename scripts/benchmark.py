@@ -88,6 +88,7 @@ def measure(options: argparse.Namespace, folder: Path, scratch: Path) -> None:
     for measured in (
         lambda: kernel_rows(3 * repeats),
         lambda: job_rows(data, repeats),
+        lambda: contrast_rows(data, scratch, repeats),
         lambda: whole_rows(folder, scratch, repeats),
         lambda: medium_rows(folder, repeats),
         lambda: long_rows(folder) if options.long else [],
@@ -244,6 +245,52 @@ def job_rows(data: Any, repeats: int) -> list[Row]:
         ratio_row(job, theirs, ours, 8),
         Row("the same over igzip's time for the same files", statistics.median(floor),
             statistics.median(ours), "s", ratio, "<= 3", ratio <= 3, spread),
+    ]  # fmt: skip
+
+
+def contrast_rows(data: Any, scratch: Path, repeats: int) -> list[Row]:
+    """Contrasts after the first: of a stored fit beside a refit, and twenty beside one."""
+    import pandas as pd
+    from nilearn.glm.first_level import FirstLevelModel
+
+    import chunkglm as cg
+
+    run, path, mask = data.runs[0], data.designs[0], data.mask
+    with np.load(path) as stored:
+        design = pd.DataFrame(stored["X"], columns=list(stored["conditions"]))
+    store = str(scratch / "fit.zarr")
+    cg.fit(
+        cg.open_run(run), design, mask=mask, smoothing_fwhm=SMOOTHING_FWHM, noise=cg.AR(1, bins=100)
+    ).save(store, overwrite=True)
+
+    def refit() -> Any:
+        model = FirstLevelModel(mask_img=str(mask), smoothing_fwhm=SMOOTHING_FWHM)
+        model.fit(str(run), design_matrices=design)
+        return model.compute_contrast(CONTRAST, output_type="all")
+
+    def reopened() -> Any:
+        return cg.contrast(cg.open_fit(store), CONTRAST).compute()
+
+    def whole(definition: Any) -> Any:
+        fit = cg.fit(cg.open_run(run), design, mask=mask, smoothing_fwhm=SMOOTHING_FWHM)
+        return cg.contrast(fit, definition).compute()
+
+    t, found = np.asarray(refit()["stat"].dataobj), reopened()["stat"].to_numpy()
+    inside = np.isfinite(found)
+    off = np.abs(found[inside] - t[inside]) > SAME_T * np.abs(t[inside]).clip(1)
+    refuse_unless(off.mean() < SAME_BUT_FOR, "contrast of a stored fit")
+    weights = np.random.default_rng(0).standard_normal((20, len(design.columns)))
+    twenty = {f"contrast {i}": row for i, row in enumerate(weights)}
+    one, all_ = paired(lambda: whole(CONTRAST), lambda: whole(twenty), repeats)
+    times = [b / a for a, b in zip(one, all_, strict=True)]
+    ratio, spread = statistics.median(times), f"{min(times):.2f}-{max(times):.2f}"
+    return [
+        ratio_row(
+            "a new contrast of a stored fit, beside a refit", *paired(refit, reopened, repeats), 50
+        ),
+        # Both columns are chunkglm's.
+        Row("one run with 1 contrast, and with 20", statistics.median(one),
+            statistics.median(all_), "s", ratio, "<= 1.3", ratio <= 1.3, spread),
     ]  # fmt: skip
 
 

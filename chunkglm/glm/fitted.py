@@ -16,7 +16,7 @@ from chunkglm.design import Design
 from chunkglm.glm.algebra import sub_model
 from chunkglm.glm.series import predicted_of, residuals_of
 from chunkglm.glm.space import Grid, grid_of_attrs
-from chunkglm.glm.stored import read_dataset, small, write_dataset
+from chunkglm.glm.stored import read_dataset, small, with_small_read, write_dataset
 from chunkglm.kernels.estimate import model_maps
 from chunkglm.kernels.factor import DesignFactor
 from chunkglm.kernels.moments import Moments
@@ -397,4 +397,4 @@ def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> 
 
     dataset, label = read_dataset(path, FIT, storage_options)
     with damage_told(label):
-        return fit_of_stored(dataset, label)
+        return fit_of_stored(with_small_read(dataset, MOMENTS), label)
