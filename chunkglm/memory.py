@@ -75,6 +75,7 @@ def reading(
     chunk: int,
     forward_only: bool,
     copies: int = 1,
+    joined: int = 0,
 ) -> Reading:
     """Sizes of a task that reads, from what it reads.
 
@@ -90,7 +91,8 @@ def reading(
     held = n_volumes
     if not forward_only:
         held = source_block(n_volumes, chunk_volumes, volume)
-    blocks = held * (BLOCKS_AHEAD if forward_only else copies)
+    # An array's chunks are held until all that is cut of them has been used, and cuts beside them.
+    blocks = held * (BLOCKS_AHEAD if forward_only else copies) - (-3 * joined // (2 * volume))
     return Reading(
         n_voxels, rank, n_lags, moments, n_volumes, blocks, volume, itemsize, chunk, forward_only
     )

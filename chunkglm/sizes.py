@@ -1,5 +1,6 @@
 """Sizes of blocks, chunks and slabs, in pure integers; nothing is read."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 MB = 1_000_000
@@ -319,6 +320,17 @@ def forward_block(volume_bytes: int, n_scans: int) -> int:
     (130, 51)
     """
     return min(n_scans, max(1, FORWARD_BLOCK_BYTES // volume_bytes))
+
+
+def chunks_held(chunks: Sequence[int], wanted: int) -> int:
+    """At most so long are the whole chunks of which a stretch is cut, wherever it begins.
+
+    Examples
+    --------
+    >>> chunks_held((7, 7, 7, 7, 7), 10), chunks_held((191,), 30), chunks_held((64, 64, 63), 30)
+    (22, 191, 156)
+    """
+    return min(sum(chunks), wanted + 2 * (max(chunks) - 1))
 
 
 def map_planes(plane_bytes: int) -> int:

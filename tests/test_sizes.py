@@ -1,7 +1,8 @@
 """Plans: pure integers, whose properties hold for any size."""
 
 import doctest
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ import chunkglm.sizes as sizes
 from chunkglm.memory import Reading, Solving, conversion_bytes, fit_bytes, reading, reading_bytes
 from chunkglm.sizes import (
     block_volumes,
+    chunks_held,
     conversion_buffer,
     even_blocks,
     map_planes,
@@ -150,6 +152,17 @@ def test_block_volumes__do_not_grow_with_the_run(scans: int, n: int, volume: int
 def test_source_block__is_whole_chunks_or_small(n: int, chunk: int, volume: int) -> None:
     found = source_block(n, chunk, volume)
     assert found == n or (found % chunk == 0 and found * volume <= sizes.LARGEST_BLOCK_BYTES)
+
+
+@given(chunks=st.lists(st.integers(1, 50), min_size=1), data=st.data())
+def test_chunks_held__hold_a_stretch_wherever_it_begins(chunks: list[int], data: Any) -> None:
+    n = sum(chunks)
+    wanted = data.draw(st.integers(1, n))
+    first = data.draw(st.integers(0, n - wanted))
+    edges = [0, *accumulate(chunks)]
+    touched = [b - a for a, b in pairwise(edges) if a < first + wanted and b > first]
+    found = chunks_held(chunks, wanted)
+    assert sum(touched) <= found <= n
 
 
 @given(plane=st.integers(0, 10**9))

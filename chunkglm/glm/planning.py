@@ -220,7 +220,7 @@ def _of_graph(
 
 def _reading(one: Pass) -> memory.Reading:
     source, selection = one.source, one.selection
-    # Of an array nothing is known but that dask holds, cuts and joins blocks of it.
+    # An array's blocks are held, cut and joined by dask; as float64, for it is likely to be scaled.
     itemsize = source.dtype.itemsize if source else 8
     in_store = source is not None and not isinstance(source, NiftiRun)
     return memory.reading(
@@ -235,6 +235,7 @@ def _reading(one: Pass) -> memory.Reading:
         chunk=prod(source.chunks) * itemsize if source and in_store else 0,
         forward_only=bool(source and source.forward_only),
         copies=1 if source else memory.BLOCKS_OF_ARRAY,
+        joined=one.held,
     )
 
 

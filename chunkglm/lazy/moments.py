@@ -15,7 +15,7 @@ from chunkglm.kernels.voxels import VoxelSelection, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks
 from chunkglm.lazy.passes import moments_in_one_pass
-from chunkglm.sizes import block_volumes, even_blocks
+from chunkglm.sizes import block_volumes, chunks_held, even_blocks
 
 _PREFIX = "moments-"
 
@@ -124,6 +124,15 @@ class Pass:
     n_lags: int
     n_segments: int
     n_scans: int  # of the run, dropped ones included
+    held: int = 0  # bytes of the array's chunks that a block is cut from
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is taken of an array for one slab."""
+
+    selection: VoxelSelection
+    held: int  # see `Pass`
 
 
 def passes_in(graph: HighLevelGraph) -> list[Pass]:
@@ -137,8 +146,8 @@ def passes_in(graph: HighLevelGraph) -> list[Pass]:
         segments = basis.segments
         sizes = (basis.rank, basis.n_lags, segments.n_segments, segments.n_volumes)
         for task in tasks.values():
-            if isinstance(task, VoxelSelection):
-                found.append(Pass(None, task, *sizes))
+            if isinstance(task, _Part):
+                found.append(Pass(None, task.selection, *sizes, task.held))
             elif isinstance(task, tuple) and task[0] in (moments_in_one_pass, _slab_as_fields):
                 found.append(Pass(task[1], task[2], *sizes))
     return found
@@ -169,10 +178,13 @@ def moments_of_array(
     keys, dependencies, n_scans = [], [], run.shape[3]
     for i, slab in enumerate(slabs.occupied):
         selection = select_voxels(slabs.mask, slabs.planes[slab], sigma)
-        tasks[(name, "selection", i)] = selection
         part = run[:, :, selection.planes.start : selection.planes.stop]
         volume = part.nbytes // n_scans
         n_volumes = block_volumes(slabs.n_voxels[slab], n_scans, volume)
+        planes = chunks_held(run.chunks[2], len(selection.planes))
+        plane = volume // len(selection.planes)
+        held = plane * planes * chunks_held(run.chunks[3], n_volumes)
+        tasks[(name, "part", i)] = _Part(selection, held)
         times = tuple(len(b) for b in even_blocks(n_scans, n_volumes))
         part = part.rechunk({0: -1, 1: -1, 2: -1, 3: times})
         dependencies.append(part)
@@ -182,7 +194,7 @@ def moments_of_array(
             key = (name, "until", i, j)
             step = partial(_extend, first=first)
             block = (part.name, 0, 0, 0, j)
-            tasks[key] = (step, before, block, (name, "selection", i), (name, "basis"))
+            tasks[key] = (step, before, block, (name, "part", i), (name, "basis"))
             before, first = key, first + length
         keys.append((name, i))
         tasks[(name, i)] = (Moments._asdict, before)
@@ -193,13 +205,13 @@ def moments_of_array(
 def _extend(
     before: Moments | None,
     block: AnyArray,
-    selection: VoxelSelection,
+    part: _Part,
     basis: ShiftedBasis,
     *,
     first: int,
 ) -> Moments:
     # A copy: what another task made may be needed again if this one is run twice.
-    mine = no_moments(selection.n_voxels, basis) if before is None else copy_of(before)
+    mine = no_moments(part.selection.n_voxels, basis) if before is None else copy_of(before)
     with one_blas_thread():
-        add_block(mine, selection.series(block.T), basis, first)
+        add_block(mine, part.selection.series(block.T), basis, first)
     return mine

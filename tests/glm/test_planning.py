@@ -97,6 +97,17 @@ def test_fixed_effects__stay_below_their_plan(
 
 
 @only_linux
+@pytest.mark.parametrize(
+    "chunks", [{"time": 7}, {"z": 5, "time": 64}, {"x": 16, "y": 16, "time": -1}]
+)
+def test_fit__of_an_array_stays_below_its_plan(tmp_path: Path, chunks: dict[str, int]) -> None:
+    shape = (64, 64, 30)
+    run = write_run(tmp_path / "run.nii", shape, 191, np.float32)
+    mask = sphere(tmp_path, shape, 60_000)
+    assert_kept(work="fit", runs=[run], mask=mask, smoothing_fwhm=5, chunks=chunks)
+
+
+@only_linux
 @pytest.mark.parametrize("form", [".nii", ".zarr"])
 def test_fit__takes_no_more_for_a_longer_run(tmp_path: Path, form: str) -> None:
     shape, found = (48, 48, 30), []

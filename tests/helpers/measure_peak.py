@@ -31,7 +31,8 @@ def measured(**job: Any) -> Measured:
     ----------
     **job
         ``work``: "convert", "fit" or "fixed effects"; ``runs``: paths; ``store``, ``memory_limit``,
-        ``mask`` (path of an .npy), ``smoothing_fwhm``.
+        ``mask`` (path of an .npy), ``smoothing_fwhm``, ``chunks`` (of time and space, in which the
+        runs are then cut: any dask array, no longer the file's own).
     """
     command = [sys.executable, __file__, json.dumps(job, default=str)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
@@ -55,6 +56,8 @@ def do(job: dict[str, Any]) -> Measured:
         maps = []
         for i, path in enumerate(job["runs"]):
             run = cg.open_run(path)
+            if job.get("chunks"):
+                run = run.chunk(job["chunks"])
             noise = np.random.default_rng(i).standard_normal((run.sizes["time"], N_REGRESSORS))
             design = np.c_[noise[:, 1:], np.ones(len(noise))]
             mask = np.load(job["mask"]) if job.get("mask") else None
