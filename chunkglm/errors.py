@@ -35,3 +35,7 @@ class DownloadError(ChunkglmError, OSError):
 
 class MemoryLimitError(MemoryError, ChunkglmError):
     """Work that cannot fit the memory it was given."""
+
+
+class ParameterError(ChunkglmError, ValueError):
+    """A parameter that is not what it must be, or that cannot be honoured."""

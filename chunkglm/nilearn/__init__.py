@@ -5,5 +5,6 @@ differently stands in each docstring. nilearn's maskers, plots and reports are u
 """
 
 from chunkglm.nilearn.fixed import compute_fixed_effects
+from chunkglm.nilearn.model import FirstLevelModel
 
-__all__ = ["compute_fixed_effects"]
+__all__ = ["FirstLevelModel", "compute_fixed_effects"]

@@ -1,0 +1,349 @@
+"""The first-level model with nilearn's signature, fitted by this engine."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import dask
+import nilearn.glm.first_level as theirs
+import numpy as np
+from nilearn.image import check_niimg
+from nilearn.surface import SurfaceImage
+from sklearn.utils.validation import check_is_fitted
+
+from chunkglm._types import AnyArray, BoolArray, FloatArray
+from chunkglm.design import Design, parse_contrast
+from chunkglm.errors import ContrastError, ParameterError
+from chunkglm.glm import fit
+from chunkglm.kernels.noise import AR, parse_noise
+from chunkglm.nilearn.effects import effects_of_runs
+from chunkglm.nilearn.runs import as_image, as_run, first_volume, mean_image
+from chunkglm.nilearn.scaling import scaled
+from chunkglm.nilearn.series import series_of
+from chunkglm.schema import TIME
+
+_OUTPUTS = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
+
+# What nilearn's own `fit` calls and this class puts in its place.
+_HOOKS = (
+    "_create_all_designs",
+    "_create_single_design",
+    "_fit_single_run",
+    "_get_element_wise_model_attribute",
+    "_prepare_mask",
+)
+
+# Of a masker: what would change the series before they are fitted.
+_MASKER = ("detrend", "high_variance_confounds", "low_pass", "high_pass", "clean_args", "runs")
+
+
+class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
+    """nilearn's first-level model, out of core.
+
+    Parameters, defaults and attributes are those of `nilearn.glm.first_level.FirstLevelModel`, of
+    which this is a subclass: designs, masks, reports and `save_glm_to_bids` are nilearn's own.
+    Runs may also be stores made by `chunkglm.convert`. `fit` reads each run once, in blocks, and
+    keeps sums over time; contrasts are taken from them.
+
+    Parameters
+    ----------
+    **parameters
+        As nilearn's. ``noise_model="ar1"`` truncates the coefficient of each voxel to 1 /
+        ``bins``, as nilearn does; ``"arN"`` is exact in each voxel, where nilearn clusters the
+        coefficients.
+
+    Attributes
+    ----------
+    results_ : list of `chunkglm.Fit`
+        One per run.
+    labels_ : list of DataArrays
+        The noise coefficients of each run, lazy.
+
+    Raises
+    ------
+    ParameterError
+        By `fit`, naming a parameter that cannot be honoured: `target_affine`, `target_shape`;
+        `standardize` with ``signal_scaling=False``; `smoothing_fwhm` other than one number;
+        surface images; maskers that filter.
+    MaskError
+        When the mask is on another grid than the runs; nilearn resamples the runs in silence.
+
+    Notes
+    -----
+    Different from nilearn, on purpose:
+
+    - Redundant columns: variances are divided by volumes minus *rank*; nilearn divides by volumes
+      minus columns. A contrast that the design does not determine is refused.
+    - Designs without a constant: the noise coefficient of a voxel is its own; nilearn first takes
+      the mean residual of all voxels off.
+    - Contrast expressions are parsed, never evaluated.
+    - Voxels that are constant or not finite have no statistic: 0 in every map, 1 in p.
+    - Sums are float64; nilearn reads integers as float32.
+    - ``signal_scaling=1`` scales each volume, as nilearn documents it; there it raises.
+    - `n_jobs`: 1 and -1 leave the number of threads to dask, other numbers set it.
+    - `memory` holds what nilearn's masker caches; fits are not cached.
+    - `random_state` has nothing to seed.
+    """
+
+    results_: list[Any]
+
+    def fit(
+        self,
+        run_imgs: Any,
+        events: Any = None,
+        confounds: Any = None,
+        sample_masks: Any = None,
+        design_matrices: Any = None,
+        bins: int = 100,
+    ) -> "FirstLevelModel":
+        """Fit every run; reads each of them once.
+
+        Parameters
+        ----------
+        run_imgs : image, path, store, or a list of them
+        events, confounds, sample_masks, design_matrices
+            As nilearn's. Volumes that `sample_masks` leaves out are dropped, and what is left is
+            taken as one series, as in nilearn.
+        bins : int
+            For ``noise_model="ar1"``.
+
+        Returns
+        -------
+        FirstLevelModel
+            Itself.
+        """
+        _check_nilearn()
+        _check_parameters(self)
+        several = isinstance(run_imgs, (list, tuple))
+        images = [as_image(run) for run in run_imgs] if several else as_image(run_imgs)
+        self._runs: list[Any] = []
+        super().fit(images, events, confounds, sample_masks, design_matrices, bins)
+        with _workers(self.n_jobs):
+            computed = dask.compute([f.dataset for f in self.results_])[0]
+        self.results_ = [
+            replace(f, dataset=d) for f, d in zip(self.results_, computed, strict=True)
+        ]
+        self.labels_ = [f.ar for f in self.results_]
+        return self
+
+    def compute_contrast(
+        self, contrast_def: Any, stat_type: str | None = None, output_type: str = "z_score"
+    ) -> Any:
+        """Take a contrast; over several runs, their fixed effects.
+
+        Parameters
+        ----------
+        contrast_def : str, (k,) or (q, k) array, or list of one for each run
+            Expressions of column names are parsed, never evaluated.
+        stat_type : {"t", "F"}, optional
+            By default t for one row, F for several.
+        output_type : str
+            ``"z_score"``, ``"stat"``, ``"p_value"``, ``"effect_size"``, ``"effect_variance"``, or
+            ``"all"``.
+
+        Returns
+        -------
+        image, or dict of images for ``"all"``
+            As the masker makes them. Effects of an F contrast are whitened, as nilearn's are.
+
+        Raises
+        ------
+        ContrastError
+            When the contrast cannot be read or estimated. A ValueError.
+        """
+        check_is_fitted(self)
+        definitions = self._definitions(contrast_def)
+        if output_type not in (*_OUTPUTS, "all"):
+            msg = f"output_type must be one of {(*_OUTPUTS, 'all')}, but is {output_type!r}"
+            raise ParameterError(msg)
+        vectors = [
+            _weights(d, list(X.columns))
+            for d, X in zip(definitions, self.design_matrices_, strict=True)
+        ]
+        taken = [i for i, w in enumerate(vectors) if w.any()]
+        for i in set(range(len(vectors))) - set(taken):
+            warnings.warn(f"Contrast for run {i} is null.", UserWarning, stacklevel=2)
+        if not taken:
+            msg = "All contrasts provided were null contrasts."
+            raise ContrastError(msg)
+        rows = {vectors[i].shape[0] for i in taken}
+        if len(rows) > 1:
+            msg = f"contrasts of runs must have as many rows as one another, but have {rows}"
+            raise ContrastError(msg)
+        kind = stat_type or ("t" if rows == {1} else "F")
+        if kind == "F" and len(taken) > 1:
+            msg = "Running approximate fixed effects on F statistics."
+            warnings.warn(msg, UserWarning, stacklevel=2)
+        with _workers(self.n_jobs):
+            found = effects_of_runs(
+                [self.results_[i] for i in taken], [vectors[i] for i in taken], kind, self._mask()
+            )
+        maps = found.maps()
+        label = [w[0] if w.shape[0] == 1 else w for w in vectors]
+        wanted = _OUTPUTS if output_type == "all" else (output_type,)
+        images = {name: self._image(maps[name], f"{name} of contrast {label}") for name in wanted}
+        return images if output_type == "all" else images[output_type]
+
+    def _definitions(self, contrast_def: Any) -> list[Any]:
+        """Return one definition for each run."""
+        n_runs = len(self.results_)
+        if isinstance(contrast_def, (str, np.ndarray)):
+            contrast_def = [contrast_def]
+        if not isinstance(contrast_def, (list, tuple)):
+            msg = "contrast_def must be an array or str or list of (array or str)."
+            raise ContrastError(msg)
+        if len(contrast_def) == 1 and n_runs > 1:
+            msg = (
+                f"The same contrast will be used for all {n_runs} runs. If the design matrices are "
+                "not the same for all runs, (for example with different column names or column "
+                "order across runs) you should pass contrast as an expression using the name of "
+                "the conditions as they appear in the design matrices."
+            )
+            warnings.warn(msg, RuntimeWarning, stacklevel=3)
+            return list(contrast_def) * n_runs
+        if len(contrast_def) != n_runs:
+            msg = f"{len(contrast_def)} contrasts given, while there are {n_runs} runs."
+            raise ContrastError(msg)
+        return list(contrast_def)
+
+    def _mask(self) -> BoolArray:
+        return np.asarray(self.masker_.mask_img_.dataobj) > 0
+
+    def _image(self, values: AnyArray, description: str) -> Any:
+        image = self.masker_.inverse_transform(values)
+        image.header["descrip"] = description[:79]
+        return image
+
+    # What nilearn's `fit` calls ---------------------------------------------------------------
+
+    def _prepare_mask(self, run_imgs: Any) -> None:
+        """Let nilearn find the mask, from one volume of each run in place of the run."""
+        if self.mask_img is None:
+            # nilearn thresholds the mean over time: of the mean it is the same.
+            stand_ins = [mean_image(image) for image in run_imgs]
+        else:
+            stand_ins = [first_volume(image) for image in run_imgs]
+        with warnings.catch_warnings():
+            # Of a masker that has a mask and is given images.
+            warnings.filterwarnings("ignore", message=".*Generation of a mask.*")
+            super()._prepare_mask(stand_ins)
+        set_to = [n for n in _MASKER if getattr(self.masker_, n, None) not in (None, False, {}, [])]
+        if set_to:
+            msg = (
+                f"mask_img: a masker with {set_to[0]} set cannot be honoured; clean the runs first"
+            )
+            raise ParameterError(msg)
+
+    def _create_all_designs(
+        self, run_imgs: Any, events: Any, confounds: Any, design_matrices: Any
+    ) -> Any:
+        """Make designs as nilearn does, by the runs' shapes; nilearn reads the runs for theirs."""
+        if design_matrices is not None:
+            return design_matrices
+        return [
+            self._create_single_design(
+                check_niimg(image, ensure_ndim=4).shape[3], events, confounds, i
+            )
+            for i, image in enumerate(run_imgs)
+        ]
+
+    def _fit_single_run(self, sample_masks: Any, bins: int, run_img: Any, run_idx: int) -> None:
+        """Fit a run, lazily; all of them are computed together."""
+        run, design = as_run(run_img), self.design_matrices_[run_idx]
+        if sample_masks is not None:
+            kept = np.asarray(sample_masks[run_idx])
+            run, design = run.isel({TIME: kept}), design.iloc[kept, :]
+            self.design_matrices_[run_idx] = design
+        scaling, fwhm = self.signal_scaling, self.masker_.smoothing_fwhm
+        if scaling in (1, (0, 1)):
+            with _workers(self.n_jobs):
+                run = scaled(run, self._mask(), scaling, fwhm)
+        noise = AR(1, bins=bins) if self.noise_model == "ar1" else parse_noise(self.noise_model)
+        self.results_.append(
+            fit(
+                run,
+                Design(design.to_numpy(), tuple(design.columns), f"design of run {run_idx}"),
+                mask=self.masker_.mask_img_,
+                noise=noise,
+                smoothing_fwhm=fwhm,
+                scaling="percent" if scaling is not False and scaling == 0 else None,
+            )
+        )
+        self.labels_.append(None)
+        self._runs.append(None if self.minimize_memory else run)
+
+    def _get_element_wise_model_attribute(
+        self, attribute: str, result_as_time_series: bool
+    ) -> list[Any]:
+        """Images of series or of summaries of them, one per run; nilearn's properties ask."""
+        check_is_fitted(self)
+        if self.minimize_memory:
+            msg = (
+                f"{attribute}: the runs are not kept; set minimize_memory=False when initializing "
+                "the FirstLevelModel"
+            )
+            raise AttributeError(msg)
+        pairs = zip(self.results_, self._runs, strict=True)
+        mask = self._mask()
+        return [
+            self.masker_.inverse_transform(series_of(f, run, attribute, mask)) for f, run in pairs
+        ]
+
+
+def _check_nilearn() -> None:
+    missing = [name for name in _HOOKS if not hasattr(theirs.FirstLevelModel, name)]
+    if missing:
+        msg = (
+            f"this nilearn has no FirstLevelModel.{missing[0]}: chunkglm.nilearn.FirstLevelModel "
+            "needs nilearn 0.14; use chunkglm.fit, or install it"
+        )
+        raise ImportError(msg)
+
+
+def _check_parameters(model: FirstLevelModel) -> None:
+    """Refuse what cannot be honoured, by name."""
+    reasons = {
+        "target_affine": (model.target_affine is not None, "resample the runs first"),
+        "target_shape": (model.target_shape is not None, "resample the runs first"),
+        "smoothing_fwhm": (
+            not (model.smoothing_fwhm is None or np.isscalar(model.smoothing_fwhm))
+            or isinstance(model.smoothing_fwhm, str),
+            "give one number of mm",
+        ),
+        "standardize": (
+            model.signal_scaling is False and model.standardize not in (False, None),
+            "leave it out, or scale with signal_scaling=0",
+        ),
+        "mask_img": (isinstance(model.mask_img, SurfaceImage), "fit surfaces with nilearn"),
+    }
+    for name, (refused, instead) in reasons.items():
+        if refused:
+            msg = f"{name}={getattr(model, name)!r} cannot be honoured; {instead}"
+            raise ParameterError(msg)
+
+
+@contextmanager
+def _workers(n_jobs: int) -> Iterator[None]:
+    if n_jobs in (1, -1, None):
+        yield
+    else:
+        with dask.config.set(num_workers=n_jobs):
+            yield
+
+
+def _weights(definition: Any, columns: list[str]) -> FloatArray:
+    """Weights (q, k) of a run's columns; short vectors are filled with zeros, as in nilearn."""
+    if isinstance(definition, str):
+        return np.array(parse_contrast(definition, columns).weights)
+    given = np.atleast_2d(np.asarray(definition, dtype=np.float64))
+    short = len(columns) - given.shape[1]
+    if short > 0:
+        msg = (
+            f"a contrast of {given.shape[1]} weights for {len(columns)} columns: "
+            "the rest are taken as 0"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=4)
+        given = np.pad(given, ((0, 0), (0, short)))
+    return given

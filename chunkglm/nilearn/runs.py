@@ -1,0 +1,99 @@
+"""Runs as nilearn's users give them, images and paths, as the arrays that are fitted."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import xarray as xr
+from nibabel.arrayproxy import is_proxy
+
+from chunkglm._types import AnyArray
+from chunkglm.errors import ImageError
+from chunkglm.glm import fit, open_run
+from chunkglm.schema import SPACE, TIME
+
+
+class _LazySamples:
+    """A run's samples as nibabel holds them; read when something asks for numbers."""
+
+    def __init__(self, run: xr.DataArray) -> None:
+        self.run = run
+        self.shape, self.dtype, self.ndim = run.shape, run.dtype, run.ndim
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
+        return np.asarray(self.run.to_numpy(), dtype=dtype)
+
+    def __getitem__(self, key: Any) -> AnyArray:
+        return np.asarray(self.run.data[key])
+
+
+def as_image(run: Any) -> Any:
+    """Return a store as an image that nilearn takes; anything else as it is.
+
+    A store is a folder. Its image holds no samples until something asks for them.
+    """
+    if isinstance(run, xr.DataArray):
+        opened = run
+    elif isinstance(run, (str, Path)) and Path(run).is_dir():
+        opened = open_run(run)
+    else:
+        return run
+    image = nib.Nifti1Image(_LazySamples(opened), np.asarray(opened.attrs["affine"]))
+    image.header.set_zooms((*image.header.get_zooms()[:3], opened.attrs.get("repetition_time", 0)))
+    return image
+
+
+def as_run(image: Any) -> xr.DataArray:
+    """Return the run that an image or a path shows, without reading it.
+
+    Raises
+    ------
+    ImageError
+        When it is not an image over (x, y, z, time).
+    """
+    if isinstance(image, (str, Path)):
+        return open_run(image)
+    samples = getattr(image, "dataobj", None)
+    if samples is None:
+        msg = f"a run must be a path, an image or a store, but got {type(image).__name__}"
+        raise ImageError(msg)
+    if isinstance(samples, _LazySamples):
+        return samples.run
+    path = image.get_filename()
+    if path and is_proxy(samples) and not image.in_memory:
+        opened = open_run(path)
+        # Headers can be changed in memory; then the file is no longer what the image says.
+        if opened.shape == image.shape and np.array_equal(opened.attrs["affine"], image.affine):
+            return opened
+    if len(image.shape) != 4:
+        msg = f"{path or 'image'}: a run has 4 axes, (x, y, z, time), but got {image.shape}"
+        raise ImageError(msg)
+    return xr.DataArray(
+        np.asanyarray(samples),
+        dims=(*SPACE, TIME),
+        attrs={"affine": np.asarray(image.affine).tolist(), "source": path or "image in memory"},
+    )
+
+
+def mean_image(image: Any) -> Any:
+    """Return the mean of a run over time as an image, in one pass of bounded memory."""
+    run = as_run(image)
+    n_scans = run.sizes[TIME]
+    sums = fit(run, np.ones((n_scans, 1)), noise="ols", scaling=None).load().dataset
+    mean = np.zeros([run.sizes[d] for d in SPACE])
+    mean[tuple(sums[d].to_numpy() for d in SPACE)] = sums["reference"] + sums["total"] / n_scans
+    return nib.Nifti1Image(np.nan_to_num(mean), image_affine(run))
+
+
+def image_affine(run: xr.DataArray) -> AnyArray:
+    """Voxel to mm, (4, 4)."""
+    return np.asarray(run.attrs["affine"], dtype=np.float64)
+
+
+def first_volume(image: Any) -> Any:
+    """Return the first volume of a run as an image."""
+    run = as_run(image)
+    return nib.Nifti1Image(
+        np.asarray(run.isel({TIME: 0}).transpose(*SPACE), dtype=np.float64), image_affine(run)
+    )
