@@ -9,7 +9,8 @@ import numpy as np
 from chunkglm._types import AnyArray, BoolArray, FloatArray
 from chunkglm.glm import Fit, contrast
 from chunkglm.kernels.estimate import statistics
-from chunkglm.kernels.pooling import pool
+from chunkglm.kernels.pooling import Estimate, pool
+from chunkglm.kernels.solve import ESTIMATED
 
 
 class Effects(NamedTuple):
@@ -56,21 +57,17 @@ def effects_of_runs(
     maps = [contrast(f, w, stat_type=stat_type) for f, w in zip(fits, weights, strict=True)]  # type: ignore[arg-type]
     names = ("effect_size", "effect_variance")
     taken = [[m[n].data for n in names] + [f.sigma2.data] for m, f in zip(maps, fits, strict=True)]
-    runs = []
-    for effect, covariance, sigma2 in dask.compute(taken)[0]:
-        e, v = effect[..., mask], covariance[..., mask]
+    ones = np.ones(int(mask.sum()))
+    status = np.full(ones.size, ESTIMATED, dtype=np.int8)
+    estimates = []
+    for f, (effect, covariance, sigma2) in zip(fits, dask.compute(taken)[0], strict=True):
+        e, v = np.atleast_2d(effect[..., mask]), covariance[..., mask]
         if stat_type == "F":
             v = sigma2[mask]
             e = _whitened(e, covariance[..., mask] / v)
-        runs.append((np.atleast_2d(e), v))
-    ones = np.ones(int(mask.sum()))
-    pooled = pool(
-        np.stack([e for e, _ in runs]),
-        np.stack([np.eye(e.shape[0])[:, :, None] * v for e, v in runs]),
-        np.stack([f.dof * ones for f in fits]),
-        np.stack([ones for _ in fits]),
-        precision_weighted=False,
-    )
+        spread = np.eye(e.shape[0])[:, :, None] * v
+        estimates.append(Estimate(e, spread, ones, f.dof * ones, status))
+    pooled = pool(estimates, precision_weighted=False)
     return Effects(pooled.effect, pooled.covariance[0, 0], pooled.dof, stat_type)
 
 

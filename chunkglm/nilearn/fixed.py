@@ -12,6 +12,7 @@ from chunkglm._types import FloatArray
 from chunkglm.errors import MapsError
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.pooling import Estimate, pool
+from chunkglm.kernels.solve import ESTIMATED
 
 # nilearn's floor of variances, and the degrees of freedom it assumes of each run.
 _SMALLEST_VARIANCE = 1e-16
@@ -77,7 +78,8 @@ def compute_fixed_effects(
     each = _check_dofs(dofs, n_runs)
     masker = _masker(mask, contrast_imgs)
     pairs = zip(contrast_imgs, variance_imgs, strict=True)
-    pooled = _pool(_read(masker, pairs), precision_weighted)
+    estimates = (_estimate(effect, variance) for effect, variance in _read(masker, pairs))
+    pooled = pool(estimates, precision_weighted=precision_weighted)
     stat_type = "t" if pooled.effect.shape[0] == 1 else "F"
     stat, _, z = statistics(pooled.effect, pooled.covariance, float(sum(each)), stat_type)
     effect = pooled.effect[0] if stat_type == "t" else pooled.effect
@@ -133,14 +135,9 @@ def _read(masker: Any, pairs: Any) -> Iterator[tuple[FloatArray, FloatArray]]:
         yield effect, np.maximum(variance[0], _SMALLEST_VARIANCE)
 
 
-def _pool(runs: Iterator[tuple[FloatArray, FloatArray]], precision_weighted: bool) -> Estimate:
-    """Add runs up one by one; no more than one is held."""
-    estimates = (_one_run(effect, variance) for effect, variance in runs)
-    return pool(estimates, precision_weighted=precision_weighted)
-
-
-def _one_run(effect: FloatArray, variance: FloatArray) -> Estimate:
+def _estimate(effect: FloatArray, variance: FloatArray) -> Estimate:
     ones = np.ones(variance.size)
     # nilearn's effects of several rows are whitened: one variance holds for all of them.
     covariance = np.eye(effect.shape[0])[:, :, None] * variance
-    return Estimate(effect, covariance, ones, ones, np.zeros(variance.size, dtype=np.int8))
+    status = np.full(variance.size, ESTIMATED, dtype=np.int8)
+    return Estimate(effect, covariance, ones, ones, status)

@@ -119,6 +119,8 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         several = isinstance(run_imgs, (list, tuple))
         images = [as_image(run) for run in run_imgs] if several else as_image(run_imgs)
         self._runs: list[Any] = []
+        for name in ("residuals_", "predicted_", "r_square_", "residuals", "predicted", "r_square"):
+            self.__dict__.pop(name, None)  # nilearn keeps those of an earlier fit
         super().fit(images, events, confounds, sample_masks, design_matrices, bins)
         with _workers(self.n_jobs):
             computed = dask.compute([f.dataset for f in self.results_])[0]
@@ -159,7 +161,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
             msg = f"output_type must be one of {(*_OUTPUTS, 'all')}, but is {output_type!r}"
             raise ParameterError(msg)
         vectors = [
-            _weights(d, list(X.columns))
+            _weights(d, [str(name) for name in X.columns])
             for d, X in zip(definitions, self.design_matrices_, strict=True)
         ]
         taken = [i for i, w in enumerate(vectors) if w.any()]
