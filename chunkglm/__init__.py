@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from chunkglm.glm.thresholding import clusters, fdr, threshold
     from chunkglm.kernels.noise import AR
     from chunkglm.report import plot_montage
+    from chunkglm.study import StudyModel, finalise, find_runs, run_study, verify_study
 
 # Loaded when first used: xarray, dask and pandas take a second, and `chunkglm --help` needs none.
 _HOME = {
@@ -43,6 +44,7 @@ _HOME = {
     "Plan": "chunkglm.glm",
     "clusters": "chunkglm.glm.thresholding",
     "combine": "chunkglm.glm",
+    "StudyModel": "chunkglm.study",
     "contrast": "chunkglm.glm",
     "contributions": "chunkglm.glm",
     "convert": "chunkglm.glm",
@@ -51,6 +53,8 @@ _HOME = {
     "export_nifti": "chunkglm.glm",
     "fdr": "chunkglm.glm.thresholding",
     "fetch_fiac": "chunkglm.datasets",
+    "finalise": "chunkglm.study",
+    "find_runs": "chunkglm.study",
     "fit": "chunkglm.glm",
     "fixed_effects": "chunkglm.glm",
     "leave_one_run_out": "chunkglm.glm",
@@ -62,10 +66,12 @@ _HOME = {
     "plan": "chunkglm.glm",
     "plot_montage": "chunkglm.report",
     "sample_mask_from_confounds": "chunkglm.design",
+    "run_study": "chunkglm.study",
     "save": "chunkglm.glm",
     "simulate_fiac": "chunkglm.datasets",
     "threshold": "chunkglm.glm.thresholding",
     "verify": "chunkglm.glm",
+    "verify_study": "chunkglm.study",
 }
 
 __all__ = [
@@ -73,6 +79,7 @@ __all__ = [
     "ChunkglmError",
     "Fit",
     "Plan",
+    "StudyModel",
     "clusters",
     "combine",
     "contrast",
@@ -83,6 +90,8 @@ __all__ = [
     "export_nifti",
     "fdr",
     "fetch_fiac",
+    "finalise",
+    "find_runs",
     "fit",
     "fixed_effects",
     "leave_one_run_out",
@@ -93,11 +102,13 @@ __all__ = [
     "open_run",
     "plan",
     "plot_montage",
+    "run_study",
     "sample_mask_from_confounds",
     "save",
     "simulate_fiac",
     "threshold",
     "verify",
+    "verify_study",
 ]
 
 

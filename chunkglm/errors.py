@@ -39,3 +39,32 @@ class MemoryLimitError(MemoryError, ChunkglmError):
 
 class ParameterError(ChunkglmError, ValueError):
     """A parameter that is not what it must be, or that cannot be honoured."""
+
+
+class StudyError(ChunkglmError, ValueError):
+    """A table of runs, a model or an output folder that a study cannot work with.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        Each of them, with the row of the table it is in.
+    """
+
+    SHOWN = 50  # in the message
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+    @classmethod
+    def of(cls, source: str, problems: list[str]) -> "StudyError":
+        """Make one error of many problems."""
+        shown = "; ".join(problems[: cls.SHOWN])
+        more = len(problems) - cls.SHOWN
+        rest = f"; and {more} more" if more > 0 else ""
+        count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+        return cls(f"{source}: {count}: {shown}{rest}", tuple(problems))
+
+
+class ClusterError(ChunkglmError, RuntimeError):
+    """A cluster that is gone: no scheduler, or no workers."""

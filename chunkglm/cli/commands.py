@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from chunkglm.cli.plan import plan
+from chunkglm.cli.study import finalise, run
 from chunkglm.errors import ChunkglmError, MapsError
 
 EXIT_BAD_INPUT = 2
@@ -39,7 +40,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
 
 
-main.add_command(plan)
+for command in (finalise, plan, run):
+    main.add_command(command)
 
 
 @main.command()
@@ -74,10 +76,15 @@ def convert(
 @main.command()
 @click.argument("store")
 def verify(store: str) -> None:
-    """Compare every chunk of a STORE with what was written; exit with 1 if any differs."""
-    from chunkglm.glm import verify as verify_store
+    """Compare a STORE, or the results of a study, with what was written; exit with 1 if it differs.
 
-    wrong = verify_store(store)
+    Of a study, its inputs are compared too.
+    """
+    from chunkglm.glm import verify as verify_store
+    from chunkglm.study import verify_study
+    from chunkglm.study.finish import is_study
+
+    wrong = verify_study(store) if is_study(store) else verify_store(store)
     for line in wrong:
         click.echo(line)
     if wrong:

@@ -1,0 +1,243 @@
+"""Where jobs are done: threads of this process, or a dask.distributed cluster."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from chunkglm.errors import ClusterError
+
+# A cluster without a worker is given this long to get one; distributed itself waits for ever.
+NO_WORKERS_SECONDS = 25.0
+
+# A scheduler is given this long to answer.
+CONNECT_SECONDS = 10.0
+
+# Between two looks at a cluster's health.
+HEALTH_SECONDS = 1.0
+
+
+class Engine(Protocol):
+    """Does jobs."""
+
+    @property
+    def n_threads(self) -> int:
+        """Jobs that it does at once."""
+
+    def submit(self, label: str, job: Callable[..., Any], *args: Any) -> Any:
+        """Begin a job; among its arguments may be futures, alone or in lists."""
+
+    def wait(self, futures: Collection[Any], seconds: float) -> set[Any]:
+        """Futures that are done, as soon as one is; none after some seconds."""
+
+    def result(self, future: Any) -> Any:
+        """What a job returned; `WorkerLostError` where it took its workers with it."""
+
+    def argument(self, future: Any) -> Any:
+        """What to hand to another job in place of a result."""
+
+
+class WorkerLostError(Exception):
+    """A job after whose start workers died, again and again."""
+
+
+class LocalEngine:
+    """Threads of this process."""
+
+    def __init__(self, n_threads: int | None = None) -> None:
+        self._n = n_threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._n)
+
+    @property
+    def n_threads(self) -> int:
+        """Jobs that it does at once."""
+        return self._n
+
+    def submit(self, label: str, job: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Begin a job."""
+        return self._pool.submit(job, *args)
+
+    def wait(self, futures: Collection[Any], seconds: float) -> set[Any]:
+        """Futures that are done, as soon as one is; none after some seconds."""
+        return wait_for(futures, timeout=seconds, return_when=FIRST_COMPLETED).done
+
+    def result(self, future: Any) -> Any:
+        """What a job returned."""
+        return future.result()
+
+    def argument(self, future: Any) -> Any:
+        """Hand results over as they are."""
+        return future.result()
+
+    def close(self) -> None:
+        """End; what has not begun is dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class ClusterEngine:
+    """A dask.distributed cluster, whatever made it; told apart from one that is gone."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._address = str(client.scheduler.address)
+        self._healthy = time.monotonic()
+        self._looked = 0.0
+
+    @property
+    def n_threads(self) -> int:
+        """Jobs that it does at once; more once workers come."""
+        with self._reached():
+            counts: dict[str, int] = self._client.nthreads()
+            return max(1, sum(counts.values()))
+
+    def submit(self, label: str, job: Callable[..., Any], *args: Any) -> Any:
+        """Begin a job under a name that says what it is, on dask's dashboard and in its errors."""
+        with self._reached():
+            key = f"{label}-{uuid.uuid4().hex}"
+            return self._client.submit(job, *args, key=key, pure=False)
+
+    def wait(self, futures: Collection[Any], seconds: float) -> set[Any]:
+        """Futures that are done, as soon as one is; none after some seconds."""
+        from distributed import wait
+
+        end = time.monotonic() + seconds
+        while True:
+            done = {f for f in futures if f.done()}
+            if done or time.monotonic() > end:
+                return done
+            self._check_health()
+            step = min(HEALTH_SECONDS, max(0.01, end - time.monotonic()))
+            with self._reached():
+                try:
+                    wait(list(futures), timeout=step, return_when="FIRST_COMPLETED")
+                except TimeoutError:
+                    continue
+
+    def result(self, future: Any) -> Any:
+        """What a job returned."""
+        from distributed import KilledWorker
+
+        if future.status in ("cancelled", "lost"):
+            raise ClusterError(self._gone())
+        try:
+            with self._reached():
+                return future.result()
+        except KilledWorker as error:
+            raise WorkerLostError(str(error)) from error
+
+    def argument(self, future: Any) -> Any:
+        """Results stay on the workers that made them."""
+        if future.status == "error":
+            self.result(future)
+        return future
+
+    def close(self) -> None:
+        """Leave the cluster to whoever made it."""
+
+    def _check_health(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < HEALTH_SECONDS:
+            return
+        self._looked = now
+        with self._reached():
+            workers = self._client.nthreads()
+        if workers:
+            self._healthy = now
+        elif now - self._healthy > NO_WORKERS_SECONDS:
+            msg = (
+                f"the cluster at {self._address} has had no worker for {now - self._healthy:.0f} "
+                "seconds; start workers and run again: what is done is kept"
+            )
+            raise ClusterError(msg)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        from concurrent.futures import CancelledError
+
+        from distributed.comm.core import CommClosedError
+
+        try:
+            yield
+        except (CommClosedError, OSError, CancelledError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise ClusterError(self._gone()) from error
+        if self._client.status not in ("running", "connecting"):
+            raise ClusterError(self._gone())
+
+    def _gone(self) -> str:
+        return (
+            f"the scheduler at {self._address} cannot be reached any more; start one and run "
+            "again: what is done is kept"
+        )
+
+
+@contextmanager
+def engine_of(client: Any = None, threads: int | None = None) -> Iterator[Engine]:
+    """Return the engine for a client, or threads where there is none."""
+    engine: LocalEngine | ClusterEngine
+    engine = LocalEngine(threads) if client is None else ClusterEngine(client)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def local_cluster(n_workers: int, memory_limit: str | None = None) -> Iterator[Any]:
+    """Make worker processes on this machine; they listen on 127.0.0.1 only.
+
+    Parameters
+    ----------
+    n_workers : int
+        Processes, of one thread each.
+    memory_limit : str, optional
+        Of each.
+
+    Yields
+    ------
+    distributed.Client
+    """
+    from dask import config
+    from distributed import Client, LocalCluster
+
+    # A run that kills its worker is blamed after two, and not four; each costs seconds.
+    with config.set({"distributed.scheduler.allowed-failures": 1}):
+        cluster = LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=memory_limit or "auto",
+        )
+        with cluster, Client(cluster) as client:
+            yield client
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Connect to a cluster by its scheduler's address.
+
+    Yields
+    ------
+    distributed.Client
+
+    Raises
+    ------
+    ClusterError
+        When nothing answers there.
+    """
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        msg = f"no scheduler answers at {address} ({error}); check the address, or start one"
+        raise ClusterError(msg) from error
+    with client:
+        yield client

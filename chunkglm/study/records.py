@@ -1,0 +1,124 @@
+"""What was done for each subject, kept beside the results: what a resumed study goes by."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from chunkglm.io.images import atomic_writer
+from chunkglm.study.hashes import Stamp, has_changed
+from chunkglm.study.jobs import RunResult, SubjectResult
+from chunkglm.study.model import StudyModel
+from chunkglm.study.table import RunRow
+
+FOLDER = "records"
+DONE, FAILED = "done", "failed"
+
+
+def rows_digest(rows: Sequence[RunRow]) -> str:
+    """SHA-256 of what a table says of a subject's runs, where in the table they stand aside."""
+    plain = [{k: v for k, v in asdict(row).items() if k not in ("row", "extra")} for row in rows]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def record_path(out: Path, subject: str) -> Path:
+    """Where the record of a subject lies."""
+    return out / FOLDER / f"sub-{subject}.json"
+
+
+def write_record(
+    out: Path, result: SubjectResult, rows: Sequence[RunRow], model: StudyModel
+) -> None:
+    """Write a subject's record, after all else: it says that the rest is there."""
+    record = {
+        "subject": result.subject,
+        "status": FAILED if result.failure else DONE,
+        "reason": result.failure,
+        "seconds": round(result.seconds, 3),
+        "chunkglm": version("chunkglm"),
+        "model": model.digest(),
+        "rows": rows_digest(rows),
+        "runs": [_run(one) for one in result.runs],
+        "files": result.files,
+    }
+    path = record_path(out, result.subject)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_writer(path) as file:
+        file.write((json.dumps(record, indent=1) + "\n").encode())
+
+
+def _run(one: RunResult) -> dict[str, Any]:
+    row = one.row
+    return {
+        "row": row.row,
+        "label": row.label,
+        **{k: getattr(row, k) for k in ("session", "task", "run", "space", "bold")},
+        "status": FAILED if one.failure else DONE,
+        "reason": one.failure,
+        "seconds": round(one.seconds, 3),
+        "dof": one.dof,
+        "voxels": one.n_voxels,
+        "skipped": dict(one.skipped),
+        "warnings": list(one.warnings),
+        "inputs": {k: {"path": row.files[k], **v._asdict()} for k, v in one.inputs.items()},
+        "extra": {k: str(v) for k, v in row.extra.items()},
+    }
+
+
+def read_record(out: Path, subject: str) -> dict[str, Any] | None:
+    """Read a subject's record; None where there is none, or none that can be read."""
+    try:
+        found = json.loads(record_path(out, subject).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def why_again(
+    out: Path,
+    subject: str,
+    rows: Sequence[RunRow],
+    model: StudyModel,
+    storage: Mapping[str, Any],
+) -> str:
+    """Why a subject must be done, or done again; empty when what is there can be kept."""
+    record = read_record(out, subject)
+    if record is None:
+        return "not done yet"
+    try:
+        return _difference(out, record, rows, model, storage)
+    except (KeyError, TypeError, AttributeError):
+        return "its record cannot be read"
+
+
+def _difference(
+    out: Path,
+    record: dict[str, Any],
+    rows: Sequence[RunRow],
+    model: StudyModel,
+    storage: Mapping[str, Any],
+) -> str:
+    if record["status"] != DONE:
+        return f"failed before ({record['reason']})"
+    for what, now in (("chunkglm", version("chunkglm")), ("model", model.digest())):
+        if record[what] != now:
+            return f"{what} changed"
+    if record["rows"] != rows_digest(rows):
+        return "its rows of the table changed"
+    for run in record["runs"]:
+        for stamp in run["inputs"].values():
+            if has_changed(stamp["path"], stamp_of(stamp), storage):
+                return f"{stamp['path']} changed"
+    for name, (size, *_) in record["files"].items():
+        path = out / name
+        if not path.exists() or path.stat().st_size != size:
+            return f"{name} is missing or altered"
+    return ""
+
+
+def stamp_of(values: Mapping[str, Any]) -> Stamp:
+    """Return the stamp that a record holds."""
+    return Stamp(values["size"], values["mtime_ns"], values["sha256"])

@@ -1,0 +1,311 @@
+"""Studies on this machine: the maps of the plain calls, kept, renewed and set aside rightly."""
+
+import csv
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import chunkglm as cg
+from chunkglm.errors import StoreError, StudyError
+from chunkglm.io.lock import only_writer
+
+T_R = 2.0
+
+
+def run(study: Path, out: Path, **options: Any) -> Any:
+    options.setdefault("progress", False)
+    return cg.run_study(study / "runs.csv", study / "model.toml", out, **options)
+
+
+def maps_of(out: Path) -> dict[str, bytes]:
+    """Every map and sidecar of a study by its path."""
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.glob("sub-*/**/*.*"))}
+
+
+@pytest.fixture
+def copy(study: Path, tmp_path: Path) -> Path:
+    """A study that may be changed."""
+    shutil.copytree(study, tmp_path / "study")
+    return tmp_path / "study"
+
+
+@pytest.fixture(scope="module")
+def done(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("done") / "out"
+    report = run(study, out)
+    assert (len(report.done), report.kept, report.failed, report.n_runs) == (4, (), {}, 8)
+    return out
+
+
+def test_run_study__equals_the_plain_calls_to_the_byte(
+    study: Path, done: Path, tmp_path: Path
+) -> None:
+    events, mask = study / "events.tsv", study / "mask.nii.gz"
+    for subject in ("01", "04"):
+        for name, definition in (("BminusA", "B - A"), ("mean", "(A + B) / 2")):
+            maps = []
+            for i in (1, 2):
+                bold = cg.open_run(
+                    study / f"sub-{subject}" / f"sub-{subject}_run-{i}_bold.nii.gz", t_r=T_R
+                )
+                design = cg.design_from_events(events, n_scans=bold.sizes["time"], t_r=T_R)
+                maps.append(cg.contrast(cg.fit(bold, design, mask=mask), definition))
+            prefix = f"sub-{subject}_contrast-{name}"
+            cg.save(cg.fixed_effects(maps), tmp_path / f"sub-{subject}", prefix=prefix)
+    plain = maps_of(tmp_path)
+    found = maps_of(done)
+    images = [name for name in plain if name.endswith(".nii.gz")]
+    assert len(images) >= 20
+    assert [name for name in images if found[name] != plain[name]] == []
+
+
+def test_run_study__tells_of_every_run_and_subject(done: Path) -> None:
+    with (done / "runs.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == 8
+    assert {row["status"] for row in rows} == {"done"}
+    assert all(float(row["seconds"]) > 0 and int(row["voxels"]) == 96 for row in rows)
+    description = json.loads((done / "dataset_description.json").read_text())
+    assert description["GeneratedBy"][0]["Name"] == "chunkglm"
+    record = json.loads((done / "records" / "sub-01.json").read_text())
+    stamp = record["runs"][0]["inputs"]["bold"]
+    assert (len(stamp["sha256"]), stamp["size"]) == (64, Path(stamp["path"]).stat().st_size)
+    assert list((done / "logs").iterdir())
+
+
+def test_run_study__brings_all_subjects_into_one_store(done: Path) -> None:
+    assert cg.verify(done / "group.zarr") == []
+    group = xr.open_zarr(done / "group.zarr", consolidated=False)
+    assert dict(group.sizes) == {"subject": 4, "contrast": 2, "x": 8, "y": 8, "z": 6}
+    one = group.sel(subject="02", contrast="BminusA").compute()
+    for name, stat in (("effect_size", "effect"), ("z_score", "z")):
+        path = done / "sub-02" / f"sub-02_contrast-BminusA_stat-{stat}_statmap.nii.gz"
+        image = nib.load(path).get_fdata()
+        inside = np.isfinite(one["effect_variance"].to_numpy())
+        assert inside.any()
+        assert not inside.all()
+        np.testing.assert_array_equal(one[name].to_numpy()[inside], image[inside])
+        assert np.isnan(one[name].to_numpy()[~inside]).all()
+
+
+def test_run_study__keeps_what_is_done(study: Path, done: Path) -> None:
+    before = maps_of(done)
+    times = {p: p.stat().st_mtime_ns for p in done.glob("sub-*/*.nii.gz")}
+    report = run(study, done)
+    assert (report.done, len(report.kept), report.n_runs) == ({}, 4, 0)
+    assert maps_of(done) == before
+    assert {p: p.stat().st_mtime_ns for p in done.glob("sub-*/*.nii.gz")} == times
+
+
+def touch(folder: Path, out: Path) -> None:
+    os.utime(folder / "sub-02" / "sub-02_run-1_bold.nii.gz")
+
+
+def other_data(folder: Path, out: Path) -> None:
+    shutil.copy(
+        folder / "sub-01" / "sub-01_run-1_bold.nii.gz",
+        folder / "sub-02" / "sub-02_run-1_bold.nii.gz",
+    )
+
+
+def other_events(folder: Path, out: Path) -> None:
+    events = pd.read_csv(folder / "events.tsv", sep="\t")
+    events.assign(onset=events["onset"] + 1).to_csv(folder / "events.tsv", sep="\t", index=False)
+
+
+def other_model(folder: Path, out: Path) -> None:
+    text = (folder / "model.toml").read_text()
+    (folder / "model.toml").write_text("smoothing_fwhm = 4\n" + text)
+
+
+def a_map_gone(folder: Path, out: Path) -> None:
+    next((out / "sub-03").glob("*stat-z*.nii.gz")).unlink()
+
+
+def a_row_less(folder: Path, out: Path) -> None:
+    lines = (folder / "runs.csv").read_text().splitlines()
+    (folder / "runs.csv").write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+
+
+def a_record_cut(folder: Path, out: Path) -> None:
+    path = out / "records" / "sub-04.json"
+    path.write_text(path.read_text()[:100])
+
+
+@pytest.mark.parametrize(
+    ("change", "again", "words"),
+    [
+        (touch, [], ""),
+        (other_data, ["02"], "sub-02_run-1_bold.nii.gz changed"),
+        (other_events, ["01", "02", "03", "04"], "events.tsv changed"),
+        (other_model, ["01", "02", "03", "04"], "model changed"),
+        (a_map_gone, ["03"], "is missing or altered"),
+        (a_row_less, ["01"], "rows of the table changed"),
+        (a_record_cut, ["04"], "not done yet"),
+    ],
+)
+def test_run_study__does_again_what_changed_and_says_why(
+    copy: Path,
+    done: Path,
+    tmp_path: Path,
+    change: Callable[[Path, Path], None],
+    again: list[str],
+    words: str,
+) -> None:
+    out = tmp_path / "out"
+    run(copy, out)
+    change(copy, out)
+    report = run(copy, out)
+    assert list(report.done) == again
+    assert all(words in why for why in report.done.values())
+    assert len(report.kept) == 4 - len(again)
+
+
+def test_run_study__does_all_again_when_asked(copy: Path, tmp_path: Path) -> None:
+    run(copy, tmp_path / "out")
+    before = maps_of(tmp_path / "out")
+    report = run(copy, tmp_path / "out", resume=False)
+    assert (len(report.done), report.n_runs) == (4, 8)
+    assert maps_of(tmp_path / "out") == before
+
+
+def test_command__sets_a_bad_subject_aside_and_mends_it(copy: Path, tmp_path: Path) -> None:
+    bad = copy / "sub-03" / "sub-03_run-2_bold.nii.gz"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    command = [sys.executable, "-m", "chunkglm", "run", copy / "runs.csv", copy / "model.toml"]
+    command += [tmp_path / "out", "--quiet"]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert first.returncode == 3, first.stderr
+    assert "3 subjects done" in first.stdout
+    (line,) = (s for s in first.stdout.splitlines() if "sub-03" in s)
+    assert str(bad) in line
+    assert "Traceback" not in first.stdout + first.stderr
+    assert not list((tmp_path / "out" / "sub-03").glob("*.nii.gz"))
+    rows = pd.read_csv(tmp_path / "out" / "runs.tsv", sep="\t", dtype=str)
+    assert list(rows["status"]) == ["done"] * 5 + ["failed"] + ["done"] * 2
+    bad.write_bytes(whole)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 0, second.stderr
+    assert "1 subjects done (2 runs" in second.stdout
+    assert "3 kept" in second.stdout
+
+
+def test_run_study__stops_at_the_first_when_asked(copy: Path, tmp_path: Path) -> None:
+    (copy / "sub-01" / "sub-01_run-1_bold.nii.gz").write_bytes(gzip.compress(b"no image"))
+    with pytest.raises(StudyError, match="sub-01_run-1"):
+        run(copy, tmp_path / "out", on_error="raise")
+
+
+def test_partitions__together_equal_the_whole(study: Path, done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for i in (0, 2):
+        run(study, out, partition=(i, 3))
+    with pytest.raises(StudyError) as caught:
+        cg.finalise(study / "runs.csv", study / "model.toml", out)
+    assert caught.value.problems == ("partition 1/3 is missing", "sub-02 was not done")
+    assert not (out / "runs.tsv").exists()
+    run(study, out, partition=(1, 3))
+    assert cg.finalise(study / "runs.csv", study / "model.toml", out) == {}
+    assert maps_of(out) == maps_of(done)
+    assert cg.verify(out / "group.zarr") == []
+    with pytest.raises(StudyError, match="partition"):
+        run(study, out, partition=(3, 3))
+
+
+def test_sessions__and_subjects_both_come_out(copy: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(copy / "runs.csv", dtype=str)
+    table = table.assign(session=table["run"].map({"1": "a", "2": "b"}))
+    table.to_csv(copy / "runs.csv", index=False)
+    text = (copy / "model.toml").read_text()
+    (copy / "model.toml").write_text('level = "session"\nsave_runs = true\n' + text)
+    run(copy, tmp_path / "out")
+    folder = tmp_path / "out" / "sub-01"
+
+    def effect(path: str) -> Any:
+        return nib.load(folder / f"{path}_contrast-mean_stat-effect_statmap.nii.gz").get_fdata()
+
+    a, b = (effect(f"ses-{s}/sub-01_ses-{s}") for s in "ab")
+    np.testing.assert_allclose(effect("sub-01"), (a + b) / 2, atol=1e-12)
+    assert not np.allclose(a, b)
+    np.testing.assert_array_equal(effect("runs/sub-01_ses-a_run-1"), a)
+
+
+def test_missing__skips_runs_without_a_condition(copy: Path, tmp_path: Path) -> None:
+    events = pd.read_csv(copy / "events.tsv", sep="\t")
+    events[events["trial_type"] == "A"].to_csv(copy / "only-a.tsv", sep="\t", index=False)
+    table = pd.read_csv(copy / "runs.csv", dtype=str)
+    table.loc[1, "events"] = "only-a.tsv"
+    table.to_csv(copy / "runs.csv", index=False)
+    report = run(copy, tmp_path / "strict")
+    assert list(report.failed) == ["01"]
+    assert "sub-01_run-2" in report.failed["01"]
+    assert "'B'" in report.failed["01"]
+    text = (copy / "model.toml").read_text()
+    (copy / "model.toml").write_text('missing = "skip"\n' + text)
+    report = run(copy, tmp_path / "lenient")
+    assert report.failed == {}
+    rows = pd.read_csv(tmp_path / "lenient" / "runs.tsv", sep="\t", dtype=str)
+    assert "BminusA" in rows["skipped"][1]
+    record = cg.open_maps(tmp_path / "lenient" / "sub-01", prefix="sub-01_contrast-BminusA")
+    assert len(record.attrs["runs"]) == 1
+
+
+def test_save_moments__gives_other_contrasts_later(copy: Path, tmp_path: Path) -> None:
+    text = (copy / "model.toml").read_text()
+    (copy / "model.toml").write_text("save_moments = true\n" + text)
+    run(copy, tmp_path / "out")
+    fit = cg.open_fit(tmp_path / "out" / "moments" / "sub-01_run-1.zarr")
+    assert np.isfinite(cg.contrast(fit, "A")["stat"].compute()).any()
+
+
+def test_verify_study__names_what_was_altered(copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(copy, out)
+    assert cg.verify_study(out) == []
+    path = next((out / "sub-02").glob("*stat-t*.nii.gz"))
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    (copy / "sub-01" / "sub-01_run-1_bold.nii.gz").write_bytes(b"other")
+    wrong = cg.verify_study(out)
+    assert len(wrong) == 2
+    assert "sub-01_run-1_bold.nii.gz: input" in wrong[0]
+    assert str(path) in wrong[1]
+    with pytest.raises(StudyError, match="no records"):
+        cg.verify_study(copy)
+
+
+def test_run_study__of_two_at_once_the_second_is_refused(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with only_writer(out / "study"), pytest.raises(StoreError, match=f"process {os.getpid()}"):
+        run(study, out)
+    assert len(run(study, out).done) == 4
+
+
+def test_run_study__starts_nothing_that_cannot_be_done(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="row 1"):
+        cg.run_study(
+            pd.read_csv(study / "runs.csv").assign(bold="nowhere.nii"),
+            study / "model.toml",
+            tmp_path / "out",
+        )
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="file: the output folder cannot be made"):
+        run(study, tmp_path / "file")
+    with pytest.raises(StudyError, match="on_error"):
+        run(study, tmp_path / "out", on_error="ignore")
