@@ -110,6 +110,10 @@ class RecordingStore(WrapperStore[Store]):
         self.entries = {} if entries is None else entries
         self._written = written
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In another process nobody waits to be told: what is written there is read back.
+        return RecordingStore, (self._store, self.entries)
+
     def _with_store(self, store: Store) -> "RecordingStore":
         return RecordingStore(store, self.entries, self._written)
 
