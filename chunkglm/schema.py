@@ -31,14 +31,20 @@ def _table(*specs: VarSpec) -> Mapping[str, VarSpec]:
     return {spec.name: spec for spec in specs}
 
 
-# Moments: sums over time about each voxel's first volume; see kernels.moments.
+# Moments: coefficients of least squares about each voxel's first volume, and sums over time of what
+# they leave; see kernels.moments.
 MOMENTS = _table(
-    VarSpec("reference", (VOXEL,), "f8", "first volume of the run", "signal"),
-    VarSpec("products", ("lag", "basis", VOXEL), "f8", "basis, shifted by lag, times data"),
-    VarSpec("autocovariance", ("lag", VOXEL), "f8", "sums of lagged products of the data"),
-    VarSpec("total", (VOXEL,), "f8", "sum of the data over time", "signal"),
-    VarSpec("head", ("edge", VOXEL), "f8", "first samples", "signal"),
-    VarSpec("tail", ("edge", VOXEL), "f8", "last samples", "signal"),
+    VarSpec("reference", (VOXEL,), "f8", "first kept volume of the run", "signal"),
+    VarSpec(
+        "products",
+        ("lag", "basis", VOXEL),
+        "f8",
+        "basis, shifted by lag, times residuals; lag 0: coefficients in the basis",
+    ),
+    VarSpec("autocovariance", ("lag", VOXEL), "f8", "sums of lagged products of residuals"),
+    VarSpec("total", (VOXEL,), "f8", "sum of residuals over time", "signal"),
+    VarSpec("head", ("edge", VOXEL), "f8", "first residuals of each segment", "signal"),
+    VarSpec("tail", ("edge", VOXEL), "f8", "last residuals of each segment", "signal"),
 )
 
 # Units of effects are the signal's: percent of each voxel's mean unless scaling is None.

@@ -203,16 +203,19 @@ def test_fit_bytes__grow_with_tasks_and_threads(found: list[Reading], threads: i
     assert fit_bytes(found[1:], solvings, 10**5, 10**6, 10**6, threads) <= needed
 
 
+@pytest.mark.parametrize("n_segments", [1, 3])
 @pytest.mark.parametrize(("rank", "lags"), [(1, 0), (12, 0), (12, 1), (300, 1), (5, 3)])
-def test_moment_bytes__count_the_arrays(rank: int, lags: int) -> None:
-    from chunkglm.kernels.factor import factor_design
+def test_moment_bytes__count_the_arrays(rank: int, lags: int, n_segments: int) -> None:
+    from chunkglm.kernels.factor import ShiftedBasis
+    from chunkglm.kernels.segments import joined, whole_run
     from chunkglm.lazy.moments import moments_fields
 
-    design = np.random.default_rng(0).standard_normal((rank + 10, rank))
+    runs = joined([whole_run(400)] * n_segments)
+    basis = ShiftedBasis(np.zeros((lags + 1, rank, runs.n_kept)), runs)
     numbers = 0
-    for field in moments_fields(factor_design(design).shifted_basis(lags)).values():
+    for field in moments_fields(basis).values():
         n = 1
         for length in field.leading:
             n *= length
         numbers += n
-    assert moment_bytes(rank, lags) == 8 * numbers
+    assert moment_bytes(rank, lags, n_segments) == 8 * numbers

@@ -4,6 +4,7 @@ from chunkglm.glm.combination import combine
 from chunkglm.glm.contrasts import contrast
 from chunkglm.glm.fitted import Fit, open_fit
 from chunkglm.glm.fixed import drop_runs, fixed_effects, leave_one_run_out
+from chunkglm.glm.joint import load_together
 from chunkglm.glm.maps import save
 from chunkglm.glm.model import fit
 from chunkglm.glm.opened import open_maps
@@ -24,6 +25,7 @@ __all__ = [
     "fit",
     "fixed_effects",
     "leave_one_run_out",
+    "load_together",
     "open_fit",
     "open_maps",
     "open_run",

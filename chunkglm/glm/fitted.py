@@ -348,8 +348,7 @@ def fit_of_stored(dataset: xr.Dataset, label: str) -> Fit:
     return Fit(
         moments,
         design,
-        # Stores of version 0.1 hold order and bins apart, and never drop a volume.
-        AR(**attrs.get("noise") or {n: attrs[f"noise_{n}"] for n in ("order", "bins")}),
+        AR(**attrs["noise"]),
         attrs["scaling"],
         grid_of_attrs(attrs, label),
         make_slabs(mask, planes),

@@ -1,10 +1,10 @@
 """Fit a run: its moments as a Dataset, and the model that reads them."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import dask.array as da
 import numpy as np
@@ -21,13 +21,20 @@ from chunkglm.design import (
     told_relations,
 )
 from chunkglm.errors import DesignError, ImageError, MaskError
+from chunkglm.glm.algebra import moments_within
 from chunkglm.glm.fitted import Fit
 from chunkglm.glm.inputs import read_here
 from chunkglm.glm.masks import load_mask
 from chunkglm.glm.runs import check_run, open_run, untouched_source
 from chunkglm.glm.space import Grid, grid_of, short_header
 from chunkglm.io.files import is_url
-from chunkglm.kernels.factor import DesignFactor, factor_design
+from chunkglm.kernels.factor import (
+    DesignFactor,
+    ShiftedBasis,
+    common_basis,
+    factor_design,
+    shifted_basis,
+)
 from chunkglm.kernels.noise import AR, check_order, parse_noise
 from chunkglm.kernels.segments import Segments, segments_of_mask
 from chunkglm.kernels.smoothing import sigma_in_voxels
@@ -43,6 +50,30 @@ from chunkglm.sizes import slabs as plan_slabs
 ILL_CONDITIONED = 1e5
 
 
+class Options(TypedDict, total=False):
+    """What `fit` takes beside the run and its design."""
+
+    mask: Any
+    noise: str | AR
+    smoothing_fwhm: float | None
+    scaling: str | None
+    t_r: float | None
+    sample_mask: Any
+    storage_options: Mapping[str, Any] | None
+
+
+@overload
+def fit(
+    run: xr.DataArray | str | Path, design: Mapping[Any, Any], **options: Unpack[Options]
+) -> dict[Any, Fit]: ...
+@overload
+def fit(
+    run: xr.DataArray | str | Path,
+    design: list[Any] | tuple[Any, ...],
+    **options: Unpack[Options],
+) -> list[Fit]: ...
+@overload
+def fit(run: xr.DataArray | str | Path, design: Any, **options: Unpack[Options]) -> Fit: ...
 def fit(
     run: xr.DataArray | str | Path,
     design: Any,
@@ -54,7 +85,7 @@ def fit(
     t_r: float | None = None,
     sample_mask: Any = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> Fit:
+) -> Fit | list[Fit] | dict[Any, Fit]:
     """Fit the general linear model to a run; lazy.
 
     Parameters
@@ -65,7 +96,8 @@ def fit(
         Design matrix, one row per volume: a DataFrame, an array, a ``.csv``, ``.tsv``, ``.npy`` or
         ``.npz`` (array ``X``). A table with columns ``onset`` and ``duration`` is taken as events,
         from which nilearn makes the design with its defaults (`design_from_events` for others).
-        Files may lie behind a URL that fsspec knows.
+        Files may lie behind a URL that fsspec knows. Several designs in a dict or list are fitted
+        in one pass over the run.
     mask : path, URL, image, (x, y, z) array, or None
         On the run's grid, 0 and one other value. None fits every voxel.
     noise : {"ar1", "ar2", ..., "ols"} or AR
@@ -90,6 +122,8 @@ def fit(
     Returns
     -------
     Fit
+        Of several designs a dict or list of them, as they were given. Computed together, as by
+        `load_together`, they read the run once.
 
     Raises
     ------
@@ -117,11 +151,15 @@ def fit(
     keep = read_here(
         lambda m: load_sample_mask(m, n_scans), sample_mask, storage_options, DesignError
     )
-    loaded = _design(
-        _without_missing(design, keep), storage_options, n_scans=n_scans, t_r=t_r,
-        volumes=_volumes_left(run, known), n_kept=int(keep.sum()),
-    )  # fmt: skip
-    factor = _factor(loaded, segments_of_mask(keep), noise)
+    segments = segments_of_mask(keep)
+    designs, factors = {}, {}
+    for key, one in _by_key(design).items():
+        designs[key] = _load(
+            _without_missing(one, keep), key, storage_options, n_scans=n_scans, t_r=t_r,
+            volumes=_volumes_left(run, known), n_kept=int(keep.sum()),
+        )  # fmt: skip
+        factors[key] = _factor(designs[key], segments, noise)
+    basis = _basis_of(list(factors.values()), noise.order)
     source = untouched_source(run)
     header = short_header(source.header) if source else None
     grid = Grid(grid_of(run, label).affine, header)
@@ -133,19 +171,55 @@ def fit(
     sigma = _sigma(fwhm, grid.matrix())
     _sigma(noise.smooth_fwhm, grid.matrix())  # refused here, not when a map is taken
     per_plane = voxels.sum(axis=(0, 1)).tolist()
-    size = moment_bytes(factor.rank, noise.order, factor.segments.n_segments)
+    size = moment_bytes(basis.rank, noise.order, segments.n_segments)
     unit = source.plane_unit if source else 1
     slabs = make_slabs(voxels, plan_slabs(per_plane, size, unit))
     if source is not None:
-        arrays = moments_of_source(source, slabs, factor, noise.order, sigma)
+        arrays = moments_of_source(source, slabs, basis, sigma)
     else:
         data = run.transpose(*SPACE, TIME).data
         data = data if isinstance(data, da.Array) else da.from_array(data)
-        arrays = moments_of_array(data, slabs, factor, noise.order, sigma)
-    dataset = _moments_dataset(arrays, slabs, label, fwhm)
-    if TIME in run.coords:
-        dataset = dataset.assign_coords({TIME: run.coords[TIME].variable})
-    return Fit(dataset, loaded, noise, percent, grid, slabs, factor)
+        arrays = moments_of_array(data, slabs, basis, sigma)
+    fits = {}
+    for key, factor in factors.items():
+        found = arrays if len(factors) == 1 else moments_within(arrays, basis, factor)
+        dataset = _moments_dataset(found, slabs, label, fwhm)
+        if TIME in run.coords:
+            dataset = dataset.assign_coords({TIME: run.coords[TIME].variable})
+        fits[key] = Fit(dataset, designs[key], noise, percent, grid, slabs, factor)
+    if isinstance(design, Mapping):
+        return fits
+    found_fits = list(fits.values())
+    return found_fits if isinstance(design, (list, tuple)) else found_fits[0]
+
+
+def _by_key(design: Any) -> Mapping[Any, Any]:
+    """Several designs by name or place; one alone by None."""
+    if not isinstance(design, (Mapping, list, tuple)):
+        return {None: design}
+    if not design:
+        msg = f"design holds no designs, but is an empty {type(design).__name__}; give at least one"
+        raise DesignError(msg)
+    return design if isinstance(design, Mapping) else dict(enumerate(design))
+
+
+def _load(design: Any, key: Any, options: Mapping[str, Any] | None, **about: Any) -> Design:
+    """Read one design; a message tells which of several it is about."""
+    try:
+        return _design(design, options, **about)
+    except DesignError as error:
+        if key is None:
+            raise
+        msg = f"design {key!r}: {error}"
+        raise DesignError(msg) from None
+
+
+def _basis_of(factors: Sequence[DesignFactor], n_lags: int) -> ShiftedBasis:
+    """Of one design its own, of several one that they share."""
+    if len(factors) == 1:
+        return factors[0].shifted_basis(n_lags)
+    common = common_basis([factor.basis for factor in factors])
+    return shifted_basis(common, n_lags, factors[0].segments)
 
 
 def _design(design: Any, options: Mapping[str, Any] | None, **about: Any) -> Design:

@@ -7,7 +7,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-FORMAT = 1
+FORMAT = 2  # 1 held sums of the data; moments are of residuals now
 
 
 def write_dataset(

@@ -227,7 +227,8 @@ def model_maps(
     }
     for part in voxel_blocks(n_voxels, model):
         solution = solve_part(moments, model, part, autocorrelation)
-        out["beta"][:, part] = solution.effect_of(to_beta, of_constant)
+        out["beta"][:, part] = model.factor.regressors_of(solution.b)
+        out["beta"][:, part] += np.multiply.outer(of_constant, solution.offset)
         out["sigma2"][part] = solution.sigma2
         out["ar"][:, part] = solution.phi
         out["r_square"][part] = solution.r_square

@@ -1,6 +1,8 @@
 """What all voxels of a run share: the design, factored once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import qr, solve_triangular
@@ -13,6 +15,9 @@ from chunkglm.kernels.segments import Segments, whole_run
 # Filip's polynomial of degree 10 (NIST) leaves 4e-10 and must pass; rounding leaves T * 2e-16.
 DEPENDENT_COLUMN = 1e-12
 
+# What the common basis of several designs leaves of theirs, of unit length; rounding leaves 1e-15.
+LEFT_OUT_OF_COMMON = 1e-13
+
 # The constant lies in the span of the design when what is left of it, at unit length, is below
 # this: of an offset of 1e4 times the noise, 1e-8 of the noise. Rounding leaves 1e-15.
 CONSTANT_IN_SPAN = 1e-12
@@ -24,6 +29,15 @@ ESTIMABLE = 1e-8
 # smaller than this share of the largest is not told: rounding, or of no help.
 TOLD_WEIGHT = 1e-8
 TOLD_IN_COMBINATION = 0.1
+
+
+class BasisSums(NamedTuple):
+    """How a basis stands to itself and to its edges: what its combinations do to moments."""
+
+    lagged: FloatArray  # (p + 1, r, r), Q'S_dQ
+    constant: FloatArray  # (r,), Q'1
+    heads: FloatArray  # (S * p, r), the first p rows of each segment
+    tails: FloatArray  # (S * p, r), the last p rows of each segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +56,16 @@ class ShiftedBasis:
     def rank(self) -> int:
         """Vectors of the basis."""
         return int(self.rows.shape[1])
+
+    @property
+    def sums(self) -> BasisSums:
+        """Sums over the volumes; made anew each time, at the cost of a few voxels."""
+        q = self.rows[0].T
+        edges = (
+            f(q, self.n_lags).reshape(-1, self.rank)
+            for f in (self.segments.heads, self.segments.tails)
+        )
+        return BasisSums(self.rows @ q, q.sum(axis=0), *edges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +172,7 @@ class DesignFactor:
         -------
         ShiftedBasis
         """
-        shift = self.segments.shift
-        rows = np.stack([shift(self.basis, lag).T for lag in range(n_lags + 1)])
-        return ShiftedBasis(rows, self.segments)
+        return shifted_basis(self.basis, n_lags, self.segments)
 
     def lagged(self, lag: int) -> FloatArray:
         """``Q'S_dQ``, (r, r); diagonal for lags 0 and 1."""
@@ -181,6 +203,27 @@ class DesignFactor:
         rows = solve_triangular(self.triangle, independent.T, trans="T")
         return np.asarray(rows.T @ self.rotation)
 
+    def regressors_of(self, b: FloatArray) -> FloatArray:
+        """``M b``, with the digits that the product with M loses.
+
+        Parameters
+        ----------
+        b : (r, V) array
+            Coefficients in the basis.
+
+        Returns
+        -------
+        (k, V) array
+            Coefficients of the regressors; those of dependent columns are 0.
+        """
+        out = np.zeros((self.n_regressors, b.shape[1]))
+        independent = self.pivots[: self.rank]
+        # In the order of the factorisation: the inverse alone has entries as large as the condition
+        # number, and their sums cancel.
+        out[independent] = solve_triangular(self.triangle, self.rotation @ b, check_finite=False)
+        out /= self.column_scale[:, None]
+        return out
+
     def regressors_from_basis(self) -> FloatArray:
         """``M`` with ``beta = M b``; dependent columns get zero.
 
@@ -192,6 +235,29 @@ class DesignFactor:
         out = np.zeros((self.n_regressors, self.rank))
         out[self.pivots[: self.rank]] = independent
         return np.asarray(out / self.column_scale[:, None])
+
+
+def shifted_basis(basis: FloatArray, n_lags: int, segments: Segments) -> ShiftedBasis:
+    """``S_d Q`` for d = 0..n_lags, of any (N, r) basis; see `DesignFactor.shifted_basis`."""
+    rows = np.stack([segments.shift(basis, lag).T for lag in range(n_lags + 1)])
+    return ShiftedBasis(rows, segments)
+
+
+def common_basis(bases: Sequence[FloatArray]) -> FloatArray:
+    """Return an orthonormal basis of all that several span together.
+
+    Parameters
+    ----------
+    bases : sequence of (N, r_i) arrays
+        Each orthonormal.
+
+    Returns
+    -------
+    (N, r) array
+        Designs that share columns make it little larger than the largest.
+    """
+    u, s, _ = np.linalg.svd(np.hstack(bases), full_matrices=False)
+    return np.ascontiguousarray(u[:, s > LEFT_OUT_OF_COMMON])
 
 
 def factor_design(X: FloatArray, segments: Segments | None = None) -> DesignFactor:

@@ -104,12 +104,12 @@ class NormalEquations(NamedTuple):
     """``matrix b = right`` of V voxels, whitened."""
 
     matrix: FloatArray  # (r, r, V), Q'PQ
-    right: FloatArray  # (r, V), Q'Py
-    squares: FloatArray  # (V,), y'Py
+    right: FloatArray  # (r, V), Q'Pr
+    squares: FloatArray  # (V,), r'Pr
 
 
 def normal_equations(moments: Moments, phi: FloatArray, terms: NormalTerms) -> NormalEquations:
-    """Whitened normal equations of every voxel.
+    """Whitened normal equations of every voxel, for the least-squares residuals.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def normal_equations(moments: Moments, phi: FloatArray, terms: NormalTerms) -> N
     rank = terms.lagged.shape[1]
     filter_ = np.vstack([np.ones((1, n_voxels)), -phi])
     weights = lag_weights(filter_)
-    right = np.einsum("dv,drv->rv", weights, moments.products[: order + 1])
+    right = np.einsum("dv,drv->rv", weights[1:], moments.products[1 : order + 1])
     squares = np.einsum("dv,dv->v", weights, moments.autocovariance[: order + 1])
     coefficients = [weights]
     orders = lower_orders(phi) if any(edge.whole for edge in terms.edges) else []

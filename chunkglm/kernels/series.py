@@ -8,7 +8,7 @@ from chunkglm._types import AnyArray, FloatArray, IntArray
 from chunkglm.kernels.estimate import solve_part, voxel_blocks
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import lower_orders
-from chunkglm.kernels.solve import Model
+from chunkglm.kernels.solve import Model, units_of
 
 
 class Curves(NamedTuple):
@@ -50,13 +50,9 @@ def curves_of(moments: Moments, model: Model, autocorrelation: FloatArray | None
         solution = solve_part(moments, model, part, autocorrelation)
         b[:, part], level[part] = solution.b, solution.offset
         ar[:, part] = solution.phi
-    slope, shift = np.ones(n_voxels), moments.reference.copy()
-    if model.percent:
-        with np.errstate(invalid="ignore", over="ignore"):
-            mean = np.maximum(moments.reference + moments.total / model.factor.n_kept, 1.0)
-            slope = 100.0 / mean
-            # 100 * (y / mean - 1), never as the difference of two large numbers.
-            shift = slope * (moments.reference - mean)
+    with np.errstate(invalid="ignore", over="ignore"):
+        slope, offset = units_of(moments, model)
+        shift = slope * offset
     stationary = model.noise.initial == "stationary"
     return Curves(b, level, slope, moments.reference, shift, ar, stationary)
 

@@ -140,7 +140,7 @@ def residual_autocovariance(moments: Moments, model: Model) -> FloatArray:
         units squared.
     """
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        _, offset = _units(moments, model)
+        _, offset = units_of(moments, model)
         return _autocovariance(_about_offset(moments, offset, model), model, None)
 
 
@@ -160,11 +160,12 @@ def own_autocorrelation(moments: Moments, model: Model) -> FloatArray:
     """
     n_kept = model.factor.n_kept
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        lost = voxel_status(moments, n_kept) != ESTIMATED
-        _, offset = _units(moments, model)
+        squares, total = _squares(moments), _sum(moments, model.factor)
+        lost = _status(moments.reference, squares, total, n_kept) != ESTIMATED
+        _, offset = _units(moments.reference, total, model)
         moments = _about_offset(moments, offset, model)
         found = _autocovariance(moments, model, None)[: model.noise.order + 1]
-        lost |= n_kept * found[0] <= NOTHING_LEFT * moments.autocovariance[0]
+        lost |= moments.autocovariance[0] <= NOTHING_LEFT * _squares(moments)
         found /= found[0].copy()
     found[:, lost | ~np.isfinite(found).all(axis=0)] = np.nan
     return found
@@ -173,28 +174,32 @@ def own_autocorrelation(moments: Moments, model: Model) -> FloatArray:
 def _solve(moments: Moments, model: Model, autocorrelation: FloatArray | None) -> Solution:
     """Solve in the data's units about the reference; only results are put into the fit's."""
     factor, noise = model.factor, model.noise
-    status = voxel_status(moments, factor.n_kept)
+    squares, total = _squares(moments), _sum(moments, factor)
+    status = _status(moments.reference, squares, total, factor.n_kept)
     # Before any shift: about another value they would lose the digits of a large mean.
-    total_squares = moments.autocovariance[0] - moments.total**2 / factor.n_kept
-    slope, offset = _units(moments, model)
-    moments = _about_offset(moments, offset, model)
-    c0, squares = moments.products[0], moments.autocovariance[0]
-    residual_squares = np.maximum(squares - np.einsum("rv,rv->v", c0, c0), 0.0)
+    total_squares = squares - total**2 / factor.n_kept
+    slope, offset = _units(moments.reference, total, model)
+    if not factor.constant_in_span:
+        moments = _about_offset(moments, offset, model)
+        squares = _squares(moments)
+    residual_squares = np.maximum(moments.autocovariance[0], 0.0)
+    b: FloatArray = moments.products[0].copy()
     if noise.order == 0:
-        b, left = c0.copy(), residual_squares.copy()
+        left = residual_squares.copy()
         inverse: Inverse = DiagonalPlusRankOne(
-            np.ones_like(c0), np.zeros_like(c0), np.zeros_like(squares)
+            np.ones_like(b), np.zeros_like(b), np.zeros_like(squares)
         )
-        phi = np.empty((0, squares.size))
+        phi: FloatArray = np.empty((0, squares.size))
     else:
         found = autocorrelation
         if found is None:
             found = _autocovariance(moments, model, None)
         phi = ar_coefficients(found, noise, model.correction)
-        b, inverse, left = _generalised(moments, phi, model)
+        more, inverse, left = _generalised(moments, phi, model)
         for _ in range(noise.iterations - 1 if autocorrelation is None else 0):
-            phi = ar_coefficients(_autocovariance(moments, model, b), noise, model.correction)
-            b, inverse, left = _generalised(moments, phi, model)
+            phi = ar_coefficients(_autocovariance(moments, model, more), noise, model.correction)
+            more, inverse, left = _generalised(moments, phi, model)
+        b += more
     b *= slope
     sigma2 = left * (slope * slope / factor.dof)
     if not factor.constant_in_span:
@@ -215,7 +220,7 @@ def _solve(moments: Moments, model: Model, autocorrelation: FloatArray | None) -
 def _generalised(
     moments: Moments, phi: FloatArray, model: Model
 ) -> tuple[FloatArray, Inverse, FloatArray]:
-    """Coefficients, inverse normal matrix and whitened residual squares, given phi."""
+    """What phi adds to the coefficients of least squares; inverse, whitened residual squares."""
     if model.closed_form:
         return _closed_form(moments, phi[0], model.factor)
     normal = normal_equations(moments, phi, model.terms)
@@ -234,13 +239,11 @@ def _closed_form(
     the last row of Q, ``A`` is Q'W'WQ for the filter ``W = I - rho * shift`` that leaves the first
     sample as it is.
     """
-    c0, c1 = moments.products[:2]
     eigenvalues, last = factor.eigenvalues[:, None], factor.basis[-1][:, None]
     rho2 = rho * rho
     tail = moments.tail[-1]
     diagonal = 1.0 + rho2
-    right = diagonal * c0
-    right -= rho * c1
+    right = -rho * moments.products[1]
     right -= last * (rho2 * tail)
     inverse = 1.0 / (diagonal - eigenvalues * rho)
     spike = last * inverse
@@ -256,57 +259,67 @@ def _closed_form(
     return b, DiagonalPlusRankOne(inverse, spike, strength), np.maximum(left, 0.0)
 
 
-def _autocovariance(moments: Moments, model: Model, b: FloatArray | None) -> FloatArray:
-    """Autocovariances of ``d - Qb``, each divided by its number of pairs; b by least squares."""
+def _autocovariance(moments: Moments, model: Model, more: FloatArray | None) -> FloatArray:
+    """Autocovariances of ``r - Q more``, each divided by its number of pairs."""
     factor, order = model.factor, model.noise.order
-    c0 = moments.products[0]
-    out = np.empty_like(moments.autocovariance)
-    for lag, (products, lagged) in enumerate(
-        zip(moments.products, moments.autocovariance, strict=True)
-    ):
-        beta = c0 if b is None else b
-        # r'S_dr = d'S_dd - b'(2 (S_dQ)'d - (Q'S_dQ) b); S_d counts each pair twice.
-        if lag == 0:
-            explained = products if b is None else 2.0 * products - beta
-        elif lag == 1:
-            explained = 2.0 * products - factor.eigenvalues[:, None] * beta
-        else:
-            matrix = model.terms.lagged[lag] if lag <= order else factor.lagged(lag)
-            explained = 2.0 * products - matrix @ beta
-        pairs = factor.segments.n_pairs(lag)
-        out[lag] = (lagged - np.einsum("rv,rv->v", beta, explained)) / (pairs * (2 if lag else 1))
-    np.maximum(out[0], 0.0, out=out[0])
+    out = moments.autocovariance.copy()
+    for lag in range(len(out)):
+        if more is not None:
+            # (r - Qb)'S_d(r - Qb) = r'S_dr - b'(2 (S_dQ)'r - Q'S_dQ b)
+            if lag == 0:
+                explained = -more
+            elif lag == 1:
+                explained = 2.0 * moments.products[1] - factor.eigenvalues[:, None] * more
+            else:
+                matrix = model.terms.lagged[lag] if lag <= order else factor.lagged(lag)
+                explained = 2.0 * moments.products[lag] - matrix @ more
+            out[lag] -= np.einsum("rv,rv->v", more, explained)
+        # S_d counts each pair twice.
+        out[lag] /= factor.segments.n_pairs(lag) * (2 if lag else 1)
     return out
 
 
-def voxel_status(moments: Moments, n_kept: int) -> IntArray:
-    """Why a voxel cannot be estimated: `CONSTANT`, `NOT_FINITE`, or 0.
+def _squares(moments: Moments) -> FloatArray:
+    """``d'd``, (V,)."""
+    c = moments.products[0]
+    return np.asarray(moments.autocovariance[0] + np.einsum("rv,rv->v", c, c))
 
-    Parameters
-    ----------
-    moments : Moments
-    n_kept : int
 
-    Returns
-    -------
-    (V,) int8 array
-    """
-    squares, total = moments.autocovariance[0], moments.total
-    finite = np.isfinite(squares) & np.isfinite(total) & np.isfinite(moments.reference)
-    with np.errstate(invalid="ignore", over="ignore"):
-        spread = np.sqrt(np.maximum(squares - total**2 / n_kept, 0.0) / n_kept)
-        constant = spread <= CONSTANT_VOXEL * np.abs(moments.reference + total / n_kept)
+def _sum(moments: Moments, factor: DesignFactor) -> FloatArray:
+    """``1'd``, (V,)."""
+    return np.asarray(moments.total + factor.constant @ moments.products[0])
+
+
+def _status(reference: FloatArray, squares: FloatArray, total: FloatArray, n_kept: int) -> IntArray:
+    """Why a voxel cannot be estimated: `CONSTANT`, `NOT_FINITE`, or 0."""
+    finite = np.isfinite(squares) & np.isfinite(total) & np.isfinite(reference)
+    spread = np.sqrt(np.maximum(squares - total**2 / n_kept, 0.0) / n_kept)
+    constant = spread <= CONSTANT_VOXEL * np.abs(reference + total / n_kept)
     status = np.where(constant, CONSTANT, ESTIMATED)
     return np.where(finite, status, NOT_FINITE).astype(np.int8)
 
 
-def _units(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray]:
-    """What turns the sums' series d into the fit's: ``slope * (d + offset)``."""
+def units_of(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray]:
+    """What turns the series d about the reference into the fit's: ``slope * (d + offset)``.
+
+    Parameters
+    ----------
+    moments : Moments
+    model : Model
+
+    Returns
+    -------
+    slope, offset : (V,) arrays
+    """
+    return _units(moments.reference, _sum(moments, model.factor), model)
+
+
+def _units(reference: FloatArray, total: FloatArray, model: Model) -> tuple[FloatArray, FloatArray]:
     if not model.percent:
-        return np.ones_like(moments.reference), moments.reference
-    mean = np.maximum(moments.reference + moments.total / model.factor.n_kept, 1.0)
+        return np.ones_like(reference), reference
+    mean = np.maximum(reference + total / model.factor.n_kept, 1.0)
     # 100 * (y / mean - 1) with y = reference + d; never the difference of two large numbers.
-    return 100.0 / mean, moments.reference - mean
+    return 100.0 / mean, reference - mean
 
 
 def _about_offset(moments: Moments, offset: FloatArray, model: Model) -> Moments:

@@ -1,39 +1,65 @@
 """Moments of one model from those of another, lazily."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
 
 from chunkglm._types import FloatArray
-from chunkglm.kernels.algebra import recombine
+from chunkglm.kernels.factor import ShiftedBasis
+from chunkglm.kernels.moments import Moments
 from chunkglm.lazy.blas import one_blas_thread
+from chunkglm.lazy.graph import arrays_of_tasks, block_keys
+from chunkglm.lazy.moments import moments_fields
 
 
-def recombined(products: da.Array, matrix: FloatArray) -> da.Array:
-    """Products of the data with combinations of the basis.
+def moments_of_moments(
+    inputs: Sequence[Mapping[str, da.Array]],
+    function: Callable[..., Moments],
+    arguments: Sequence[Any],
+    basis: ShiftedBasis,
+) -> dict[str, da.Array]:
+    """Apply a kernel to moments, chunk by chunk of voxels.
 
     Parameters
     ----------
-    products : (p + 1, r, voxel) dask array
-        Chunked over voxels only.
-    matrix : (r, r') array
+    inputs : sequence of mappings of dask arrays
+        Each with one array for each field of `Moments`, all chunked alike.
+    function : callable
+        ``function([moments, ...], *arguments)`` returns `Moments`.
+    arguments : sequence
+    basis : ShiftedBasis
+        That of the moments returned.
 
     Returns
     -------
-    (p + 1, r', voxel) dask array
+    dict of dask arrays
+        One for each field of `Moments`.
     """
-    chunks = (products.chunks[0], (matrix.shape[1],), products.chunks[2])
-    return da.map_blocks(
-        _recombine,
-        products,
-        matrix,
-        chunks=chunks,
-        dtype=np.float64,
-        meta=np.empty((0, 0, 0)),
-        name="recombined-" + tokenize(products.name, matrix),
-    )
+    parts = [[fields[name] for name in Moments._fields] for fields in inputs]
+    every = [array for arrays in parts for array in arrays]
+    name = f"{function.__name__}-" + tokenize([a.name for a in every], arguments)
+    tasks: dict[Any, Any] = {(name, "work"): _Work(function, tuple(arguments))}
+    keys = []
+    for i, blocks in enumerate(zip(*map(block_keys, every), strict=True)):
+        keys.append((name, i))
+        tasks[name, i] = (_apply, (name, "work"), *blocks)
+    chunks = (every[0].chunks[-1],)
+    return arrays_of_tasks(name, tasks, keys, moments_fields(basis), chunks, every)
 
 
-def _recombine(products: FloatArray, matrix: FloatArray) -> FloatArray:
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A kernel with its arguments: one value of the graph, shared by all chunks."""
+
+    function: Callable[..., Moments]
+    arguments: tuple[Any, ...]
+
+
+def _apply(work: _Work, *blocks: FloatArray) -> dict[str, FloatArray]:
+    n = len(Moments._fields)
+    inputs = [Moments(*blocks[i : i + n]) for i in range(0, len(blocks), n)]
     with one_blas_thread():
-        return recombine(products, matrix)
+        return work.function(inputs, *work.arguments)._asdict()

@@ -9,8 +9,8 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, RunSource
-from chunkglm.kernels.factor import DesignFactor, ShiftedBasis
-from chunkglm.kernels.moments import Moments, add_block, copy_of, no_moments
+from chunkglm.kernels.factor import ShiftedBasis
+from chunkglm.kernels.moments import Moments, Provisional, add_block, copy_of, finish, no_moments
 from chunkglm.kernels.voxels import VoxelSelection, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks
@@ -62,8 +62,7 @@ def moments_fields(basis: ShiftedBasis) -> dict[str, Field]:
 def moments_of_source(
     source: RunSource,
     slabs: Slabs,
-    factor: DesignFactor,
-    n_lags: int,
+    basis: ShiftedBasis,
     sigma: tuple[float, float, float] | None,
 ) -> dict[str, da.Array]:
     """Moments of an untouched run.
@@ -75,8 +74,7 @@ def moments_of_source(
     ----------
     source : RunSource
     slabs : Slabs
-    factor : DesignFactor
-    n_lags : int
+    basis : ShiftedBasis
     sigma : tuple of three floats or None
         Smoothing along x, y and z in voxels.
 
@@ -85,7 +83,6 @@ def moments_of_source(
     dict of dask arrays
         One for each field of `Moments`, chunked over voxels.
     """
-    basis = factor.shifted_basis(n_lags)
     name = _PREFIX + tokenize(source.token, slabs.mask, slabs.planes, basis, sigma)
     tasks: dict[Any, Any] = {(name, "basis"): basis}
     keys = [(name, i) for i in range(len(slabs.occupied))]
@@ -156,8 +153,7 @@ def passes_in(graph: HighLevelGraph) -> list[Pass]:
 def moments_of_array(
     run: da.Array,
     slabs: Slabs,
-    factor: DesignFactor,
-    n_lags: int,
+    basis: ShiftedBasis,
     sigma: tuple[float, float, float] | None,
 ) -> dict[str, da.Array]:
     """Moments of a run that is any dask array.
@@ -165,14 +161,13 @@ def moments_of_array(
     Parameters
     ----------
     run : (x, y, z, time) dask array
-    slabs, factor, n_lags, sigma
+    slabs, basis, sigma
         As for `moments_of_source`.
 
     Returns
     -------
     dict of dask arrays
     """
-    basis = factor.shifted_basis(n_lags)
     name = _PREFIX + tokenize(run, slabs.mask, slabs.planes, basis, sigma)
     tasks: dict[Any, Any] = {(name, "basis"): basis}
     keys, dependencies, n_scans = [], [], run.shape[3]
@@ -197,21 +192,36 @@ def moments_of_array(
             tasks[key] = (step, before, block, (name, "part", i), (name, "basis"))
             before, first = key, first + length
         keys.append((name, i))
-        tasks[(name, i)] = (Moments._asdict, before)
+        tasks[(name, i)] = (_finished, before, (name, "basis"))
     fields = moments_fields(basis)
     return arrays_of_tasks(name, tasks, keys, fields, (slabs.voxel_chunks,), dependencies)
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Moments of the volumes so far."""
+
+    moments: Moments
+    provisional: Provisional | None
+
+
 def _extend(
-    before: Moments | None,
+    before: _Begun | None,
     block: AnyArray,
     part: _Part,
     basis: ShiftedBasis,
     *,
     first: int,
-) -> Moments:
+) -> _Begun:
     # A copy: what another task made may be needed again if this one is run twice.
-    mine = no_moments(part.selection.n_voxels, basis) if before is None else copy_of(before)
+    mine = no_moments(part.selection.n_voxels, basis) if before is None else copy_of(before.moments)
+    known = None if before is None else before.provisional
     with one_blas_thread():
-        add_block(mine, part.selection.series(block.T), basis, first)
-    return mine
+        return _Begun(mine, add_block(mine, part.selection.series(block.T), basis, first, known))
+
+
+def _finished(begun: _Begun, basis: ShiftedBasis) -> dict[str, FloatArray]:
+    mine = copy_of(begun.moments)
+    with one_blas_thread():
+        finish(mine, basis, begun.provisional)
+    return mine._asdict()

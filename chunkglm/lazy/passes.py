@@ -6,7 +6,7 @@ import numpy as np
 
 from chunkglm._types import AnyArray, RunSource
 from chunkglm.kernels.factor import ShiftedBasis
-from chunkglm.kernels.moments import Moments, add_block, in_units, no_moments
+from chunkglm.kernels.moments import Moments, Provisional, add_block, finish, in_units, no_moments
 from chunkglm.kernels.voxels import VoxelSelection
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.runs import scaled
@@ -34,7 +34,9 @@ def moments_in_one_pass(
     moments = no_moments(selection.n_voxels, basis)
     with one_blas_thread():
         for part, voxels in _parts(source, selection):
-            _add_pass(moments.of_voxels(voxels), source, part, basis)
+            mine = moments.of_voxels(voxels)
+            provisional = _add_pass(mine, source, part, basis)
+            finish(mine, basis, provisional)
     if source.dtype.kind not in "iub":
         return moments
     return in_units(moments, source.slope, source.intercept)
@@ -68,8 +70,9 @@ def _within_chunks(source: RunSource, planes: range) -> list[range]:
 
 def _add_pass(
     moments: Moments, source: RunSource, selection: VoxelSelection, basis: ShiftedBasis
-) -> None:
+) -> Provisional | None:
     """Add all of a run's volumes to moments, in place."""
+    provisional: Provisional | None = None
     n_volumes = block_volumes(
         selection.n_voxels, source.shape[3], _volume_bytes(source, selection.planes)
     )
@@ -85,7 +88,8 @@ def _add_pass(
             # for a sample that is not finite counts as 0 of the scaled values when smoothing.
             values = block[part.start : part.stop]
             series = selection.series(values if integers else scaled(values, source), buffer)
-            add_block(moments, series, basis, first + part.start)
+            provisional = add_block(moments, series, basis, first + part.start, provisional)
+    return provisional
 
 
 def _blocks(source: RunSource, planes: range, n_volumes: int) -> Iterator[tuple[int, AnyArray]]:

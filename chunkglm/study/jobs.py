@@ -161,7 +161,8 @@ def fit_row(row: RunRow, model: StudyModel) -> Fit:
             confounds=confounds,
             **model.design_options(),
         )
-    return fit(run, design, mask=row.mask or None, t_r=row.t_r, **model.fit_options())
+    fitted: Fit = fit(run, design, mask=row.mask or None, t_r=row.t_r, **model.fit_options())
+    return fitted
 
 
 def subject_job(
