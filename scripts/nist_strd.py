@@ -2,7 +2,8 @@
 
 Each dataset is fitted by `chunkglm.fit` as a run of one voxel, from a numpy array, from dask arrays
 of one volume a chunk and of seven, and as one of many voxels. Digits are those of the worst
-coefficient, ``-log10(|found - exact| / |exact|)`` (absolute where the exact value is 0), at most 16.
+coefficient, ``-log10(|found - exact| / |exact|)`` (absolute where the exact value is 0), at most
+16.
 
     python scripts/nist_strd.py [FOLDER]
 

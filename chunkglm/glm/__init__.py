@@ -4,7 +4,7 @@ from chunkglm.glm.combination import combine
 from chunkglm.glm.contrasts import contrast
 from chunkglm.glm.fitted import Fit, open_fit
 from chunkglm.glm.fixed import drop_runs, fixed_effects, leave_one_run_out
-from chunkglm.glm.joint import load_together
+from chunkglm.glm.joint import concatenate, load_together
 from chunkglm.glm.maps import save
 from chunkglm.glm.model import fit
 from chunkglm.glm.opened import open_maps
@@ -17,6 +17,7 @@ __all__ = [
     "Fit",
     "Plan",
     "combine",
+    "concatenate",
     "contrast",
     "contributions",
     "convert",

@@ -64,7 +64,12 @@ class Fit:
         """What the kernels need beside the moments."""
         # Threads only fight over matrices as narrow as a design's.
         with one_blas_thread():
-            return Model(self.factor, self.noise, self.scaling == "percent")
+            return Model(self.factor, self.noise, self.scaling == "percent" and not self.is_joined)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it is of several runs (`concatenate`), each of which is scaled already."""
+        return "joined_runs" in self.dataset.attrs
 
     @property
     def moments(self) -> dict[str, da.Array]:
@@ -344,7 +349,8 @@ def fit_of_stored(dataset: xr.Dataset, label: str) -> Fit:
     moments = dataset[list(MOMENTS)]
     if TIME in dataset.coords:
         moments = moments.assign_coords({TIME: dataset.coords[TIME].variable})
-    moments.attrs = {name: attrs[name] for name in ("run", "smoothing_fwhm")}
+    about = ("run", "smoothing_fwhm", "joined_runs")
+    moments.attrs = {name: attrs[name] for name in about if name in attrs}
     return Fit(
         moments,
         design,

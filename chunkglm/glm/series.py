@@ -22,6 +22,9 @@ def residuals_of(fit: "Fit", run: Any, *, whitened: bool) -> xr.DataArray:
     if isinstance(run, (str, Path)):
         run = open_run(run)
     label = check_run(run)
+    if fit.is_joined:
+        msg = f"{label}: residuals are taken of the fit of one run, and this fit joins several"
+        raise ImageError(msg)
     _check_same(fit, run, label)
     fwhm = fit.dataset.attrs["smoothing_fwhm"]
     data = run.transpose(*SPACE, TIME).data

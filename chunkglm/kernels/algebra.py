@@ -70,15 +70,18 @@ def of_runs(runs: Sequence[Moments], models: Sequence[Model], parts: Sequence[Pa
     Returns
     -------
     Moments
-        About 0: with no further reference or scaling.
+        With no scaling left to be done: in percent about 0, or as they are about the first run's
+        reference.
     """
+    percent = models[0].percent
+    reference = np.zeros_like(runs[0].reference) if percent else runs[0].reference
     with np.errstate(invalid="ignore", over="ignore"):
-        scaled = [_in_fit_units(run, model) for run, model in zip(runs, models, strict=True)]
+        scaled = [_scaled(run, m, reference) for run, m in zip(runs, models, strict=True)]
         pairs = list(zip(scaled, parts, strict=True))
         coefficients = np.sum([part.matrix.T @ run.products[0] for run, part in pairs], axis=0)
         found = [_given(run, part, coefficients) for run, part in pairs]
     return Moments(
-        np.zeros_like(runs[0].reference),
+        reference,
         np.concatenate([coefficients[None], np.sum([f.products[1:] for f in found], axis=0)]),
         np.sum([f.autocovariance for f in found], axis=0),
         np.sum([f.total for f in found], axis=0),
@@ -96,11 +99,14 @@ def _given(moments: Moments, part: Part, coefficients: FloatArray) -> Moments:
     return found._replace(products=products)
 
 
-def _in_fit_units(moments: Moments, model: Model) -> Moments:
+def _scaled(moments: Moments, model: Model, reference: FloatArray) -> Moments:
+    """Moments in the units of the fit, about a reference in these."""
     slope, offset = units_of(moments, model)
+    if not model.percent:
+        offset = moments.reference - reference
     found = shifted_by(moments, offset, model.factor.shifted_basis(moments.n_lags))
     return Moments(
-        np.zeros_like(slope),
+        reference,
         found.products * slope,
         found.autocovariance * slope**2,
         found.total * slope,
