@@ -29,6 +29,8 @@ SMOOTHING_FWHM = 5.0
 
 # nilearn casts int16 images to float32: t then differs by 1e-5 of itself (worst seen 6e-5).
 SAME_T = 1e-3
+# On float64 images nilearn computes in float64 too (worst seen 3e-14 of the largest t).
+SAME_T_EXACT = 1e-6
 # Share of voxels whose AR coefficient lies so near a bin's edge that float32 moves it across.
 SAME_BUT_FOR = 1e-3
 # nilearn fails on 6,804 volumes of this size.
@@ -89,6 +91,7 @@ def measure(options: argparse.Namespace, folder: Path, scratch: Path) -> None:
         lambda: kernel_rows(3 * repeats),
         lambda: [higher_order_row(3 * repeats)],
         lambda: job_rows(data, repeats),
+        lambda: drop_in_rows(data, folder, scratch, repeats),
         lambda: contrast_rows(data, scratch, repeats),
         lambda: whole_rows(folder, scratch, repeats),
         lambda: medium_rows(folder, repeats),
@@ -256,17 +259,22 @@ def chunkglm_job(runs: Any, designs: Any, mask: Any) -> Any:
     return cg.fixed_effects(maps)
 
 
-def nilearn_job(runs: Any, designs: Any, mask: Any) -> Any:
+def nilearn_job(runs: Any, designs: Any, mask: Any, *, drop_in: bool = False) -> Any:
+    """The job in nilearn's lines; `drop_in` changes the imports and nothing else."""
     import pandas as pd
-    from nilearn.glm.contrasts import compute_fixed_effects
-    from nilearn.glm.first_level import FirstLevelModel
+
+    if drop_in:
+        from chunkglm.nilearn import FirstLevelModel, compute_fixed_effects
+    else:
+        from nilearn.glm.contrasts import compute_fixed_effects
+        from nilearn.glm.first_level import FirstLevelModel
 
     effects, variances, dofs = [], [], []
     for run, path in zip(runs, designs, strict=True):
         with np.load(path) as stored:
             design = pd.DataFrame(stored["X"], columns=list(stored["conditions"]))
         model = FirstLevelModel(mask_img=str(mask), smoothing_fwhm=SMOOTHING_FWHM)
-        model.fit(str(run), design_matrices=design)
+        model.fit(str(run) if isinstance(run, Path) else run, design_matrices=design)
         found = model.compute_contrast(CONTRAST, output_type="all")
         effects.append(found["effect_size"])
         variances.append(found["effect_variance"])
@@ -295,6 +303,29 @@ def job_rows(data: Any, repeats: int) -> list[Row]:
         Row("the same over igzip's time for the same files", statistics.median(floor),
             statistics.median(ours), "s", ratio, "<= 3", ratio <= 3, spread),
     ]  # fmt: skip
+
+
+def drop_in_rows(data: Any, folder: Path, scratch: Path, repeats: int) -> list[Row]:
+    """Nilearn's lines with its imports, and with chunkglm.nilearn's."""
+    import nibabel as nib
+
+    files = data.runs, data.designs, data.mask
+    images = [nib.load(run) for run in data.runs]
+    exact = [nib.Nifti1Image(np.asarray(i.dataobj, dtype=np.float64), i.affine) for i in images]
+    sides = nilearn_job(exact, *files[1:]), nilearn_job(exact, *files[1:], drop_in=True)
+    theirs, ours = (np.asarray(side[2].dataobj) for side in sides)
+    off = np.abs(ours - theirs) > SAME_T_EXACT * np.abs(theirs).clip(1)
+    refuse_unless(off.mean() < SAME_BUT_FOR, "chunkglm.nilearn")
+    warm = paired(lambda: nilearn_job(*files), lambda: nilearn_job(*files, drop_in=True), repeats)
+    peaks = [
+        fresh_process(job=side, folder=str(folder), out=str(scratch / "maps"))[1]
+        for side in ("nilearn", "drop-in")
+    ]
+    share = peaks[1] / peaks[0]
+    return [
+        ratio_row(f"the same lines of nilearn, {off.sum()} voxels on bin edges, warm", *warm, 7),
+        Row("  peak memory of a whole process", *peaks, "MB", share, "<= 0.5", share <= 0.5),
+    ]
 
 
 def contrast_rows(data: Any, scratch: Path, repeats: int) -> list[Row]:
@@ -388,8 +419,9 @@ def whole_job(side: str, folder: Path, out: Path) -> None:
         cg.save(chunkglm_job(*files), out, prefix="chunkglm")
     else:
         warnings.simplefilter("ignore")
-        for name, image in zip(("effect", "variance", "t", "z"), nilearn_job(*files), strict=True):
-            image.to_filename(out / f"nilearn_{name}.nii.gz")
+        maps = nilearn_job(*files, drop_in=side == "drop-in")
+        for name, image in zip(("effect", "variance", "t", "z"), maps, strict=True):
+            image.to_filename(out / f"{side}_{name}.nii.gz")
 
 
 def peak_megabytes() -> float:

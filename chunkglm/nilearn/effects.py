@@ -56,14 +56,16 @@ def effects_of_runs(
     """
     maps = [contrast(f, w, stat_type=stat_type) for f, w in zip(fits, weights, strict=True)]  # type: ignore[arg-type]
     names = ("effect_size", "effect_variance")
-    taken = [[m[n].data for n in names] + [f.sigma2.data] for m, f in zip(maps, fits, strict=True)]
+    taken = [[m[n].data for n in names] for m in maps]
+    if stat_type == "F":
+        taken = [[*arrays, f.sigma2.data] for arrays, f in zip(taken, fits, strict=True)]
     ones = np.ones(int(mask.sum()))
     status = np.full(ones.size, ESTIMATED, dtype=np.int8)
     estimates = []
-    for f, (effect, covariance, sigma2) in zip(fits, dask.compute(taken)[0], strict=True):
+    for f, (effect, covariance, *sigma2) in zip(fits, dask.compute(taken)[0], strict=True):
         e, v = np.atleast_2d(effect[..., mask]), covariance[..., mask]
         if stat_type == "F":
-            v = sigma2[mask]
+            v = sigma2[0][mask]
             e = _whitened(e, covariance[..., mask] / v)
         spread = np.eye(e.shape[0])[:, :, None] * v
         estimates.append(Estimate(e, spread, ones, f.dof * ones, status))

@@ -226,7 +226,8 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
             # nilearn thresholds the mean over time: of the mean it is the same.
             stand_ins = [mean_image(image) for image in run_imgs]
         else:
-            stand_ins = [first_volume(image) for image in run_imgs]
+            # The first run's for the report, in place of all volumes of all runs.
+            stand_ins = [first_volume(run_imgs[0])] * len(run_imgs)
         with warnings.catch_warnings():
             # Of a masker that has a mask and is given images.
             warnings.filterwarnings("ignore", message=".*Generation of a mask.*")

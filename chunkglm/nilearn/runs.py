@@ -1,5 +1,6 @@
 """Runs as nilearn's users give them, images and paths, as the arrays that are fitted."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import xarray as xr
 from nibabel.arrayproxy import is_proxy
+from nilearn.image import check_niimg
 
 from chunkglm._types import AnyArray
 from chunkglm.errors import ImageError
@@ -92,8 +94,13 @@ def image_affine(run: xr.DataArray) -> AnyArray:
 
 
 def first_volume(image: Any) -> Any:
-    """Return the first volume of a run as an image."""
-    run = as_run(image)
-    return nib.Nifti1Image(
-        np.asarray(run.isel({TIME: 0}).transpose(*SPACE), dtype=np.float64), image_affine(run)
-    )
+    """Return the first volume of a run as an image; nothing else is decompressed."""
+    label = str(image) if isinstance(image, (str, Path)) else image.get_filename() or "image"
+    try:
+        opened = check_niimg(image)
+        first = opened.dataobj[..., 0] if opened.ndim == 4 else opened.dataobj
+        return nib.Nifti1Image(np.asarray(first, dtype=np.float64), opened.affine)
+    except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        cause = " ".join(str(error).split())
+        msg = f"{label}: the run cannot be read ({cause}); it is not NIfTI, truncated or corrupt"
+        raise ImageError(msg) from error

@@ -129,6 +129,14 @@ def test_bins__truncate_the_coefficient_as_in_nilearn(bins: int) -> None:
     np.testing.assert_allclose(models[0].labels_[0].to_numpy()[0][inside], theirs, atol=1e-12)
 
 
+def test_noise_model__of_higher_order_is_exact_in_each_voxel() -> None:
+    """nilearn clusters the coefficients; with a cluster for every voxel it is exact as well."""
+    few = np.zeros(make_mask().shape, np.uint8)
+    few[4, 4:7, 4] = 1
+    model = {"noise_model": "ar2", "mask_img": nib.Nifti1Image(few, AFFINE)}
+    check_same(fit_both(RUN, model=model, events=EVENTS))
+
+
 def test_memory__is_nilearns_maskers(tmp_path: Path) -> None:
     check_same(fit_both(RUN, model={"memory": str(tmp_path)}, events=EVENTS))
 
@@ -261,6 +269,15 @@ def test_runs__stores_and_arrays(tmp_path: Path) -> None:
         check_same((found, expected))
     found = FirstLevelModel(t_r=T_R).fit(store, EVENTS)
     check_same((found, fit_both(tmp_path / "run.nii", model={"mask_img": None}, events=EVENTS)[1]))
+
+
+def test_runs__that_are_damaged_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.nii.gz"
+    nib.save(RUN, path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    model = FirstLevelModel(t_r=T_R, mask_img=make_mask())
+    with pytest.raises(cg.ChunkglmError, match=r"run\.nii\.gz"):
+        model.fit(path, EVENTS)
 
 
 def test_runs__changed_in_memory_are_not_read_from_their_file(tmp_path: Path) -> None:
