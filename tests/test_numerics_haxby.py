@@ -118,7 +118,7 @@ def maps_of(
 
 def exact_edges(run: Run, mask: Path, **options: object) -> np.ndarray:
     """Voxels whose coefficient lies within rounding of the edge of a bin, (x, y, z)."""
-    fit = cg.fit(run.path, run.design, mask=mask, **options)
+    fit = cg.fit(run.path, run.design, mask=mask, noise="ar1", **options)
     return near_bin_edge(np.nan_to_num(fit.ar.compute().values[0]), 100)
 
 

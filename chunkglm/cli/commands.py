@@ -109,7 +109,8 @@ def export(store: str, path: Path, overwrite: bool) -> None:
 @click.option("--contrast", "definition", required=True,
               help='Expression of column names, such as "face - house".')  # fmt: skip
 @click.option("--mask", type=click.Path(path_type=Path), help="On the run's grid; all voxels else.")
-@click.option("--noise", default="ar1", show_default=True, help='"ar1", "ar2" ..., or "ols".')
+@click.option("--noise", help='"ar1", "ar2" ..., "ar1, corrected", or "ols"; by default corrected, '
+              "but not with --bins or --iterations.")  # fmt: skip
 @click.option("--bins", type=int, help="Truncate the AR(1) coefficient to 1/BINS, as nilearn does.")
 @click.option(
     "--stationary",
@@ -133,17 +134,19 @@ def export(store: str, path: Path, overwrite: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the maps.")
 @click.option("--prefix", required=True, help="Beginning of the maps' names.")
 def fit(
-    run: str, design: Path, definition: str, mask: Path | None, noise: str, bins: int | None,
+    run: str, design: Path, definition: str, mask: Path | None, noise: str | None, bins: int | None,
     stationary: bool, iterations: int, sample_mask: Path | None, smoothing_fwhm: float | None,
     scaling: str, t_r: float | None, stat_type: Any, out: Path, prefix: str,
 ) -> None:  # fmt: skip
     """Fit RUN (NIfTI or store) with DESIGN (csv, tsv, npz, events); write a contrast's maps."""
     from chunkglm.glm import contrast, open_run, save
     from chunkglm.glm import fit as fit_run
-    from chunkglm.kernels.noise import parse_noise
+    from chunkglm.kernels.noise import AR, DEFAULT_NOISE, parse_noise
 
+    # The coefficient of nilearn, or of a second pass, is not the corrected one.
+    default = DEFAULT_NOISE if bins is None and iterations == 1 else AR(1)
     model = replace(
-        parse_noise(noise), bins=bins, iterations=iterations,
+        default if noise is None else parse_noise(noise), bins=bins, iterations=iterations,
         initial="stationary" if stationary else "conditional",
     )  # fmt: skip
     fitted = fit_run(

@@ -95,7 +95,15 @@ def _maps(stores: list[str], data: FiacData) -> dict[str, xr.Dataset]:
     """Maps of each run and of both, computed together: each run is read once."""
     runs = [
         contrast(
-            fit(open_run(store), design, mask=data.mask, smoothing_fwhm=SMOOTHING_FWHM), CONTRAST
+            # The plain coefficient is nilearn's, beside which the maps are shown.
+            fit(
+                open_run(store),
+                design,
+                mask=data.mask,
+                noise="ar1",
+                smoothing_fwhm=SMOOTHING_FWHM,
+            ),
+            CONTRAST,
         )
         for store, design in zip(stores, data.designs, strict=True)
     ]

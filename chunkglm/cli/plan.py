@@ -39,24 +39,26 @@ def convert(source: str, store: str, memory_limit: str | None, threads: int | No
 @click.argument("run")
 @click.argument("design", type=click.Path(path_type=Path))
 @click.option("--mask", type=click.Path(path_type=Path), help="On the run's grid; all voxels else.")
-@click.option("--noise", default="ar1", show_default=True, help='"ar1", "ar2" ..., or "ols".')
+@click.option("--noise", help='"ar1", "ar2" ..., "ar1, corrected" (default), or "ols".')
 @click.option("--sample-mask", type=click.Path(path_type=Path),
               help="Volumes that count: a file of flags or indices, one a line.")  # fmt: skip
 @click.option("--smoothing-fwhm", type=float, help="Gaussian smoothing, mm.")
 @click.option("--t-r", type=float, help="Repetition time in seconds, in place of the header's.")
 @limited
 def fit(
-    run: str, design: Path, mask: Path | None, noise: str, sample_mask: Path | None,
+    run: str, design: Path, mask: Path | None, noise: str | None, sample_mask: Path | None,
     smoothing_fwhm: float | None, t_r: float | None, memory_limit: str | None, threads: int | None,
 ) -> None:  # fmt: skip
     """Fitting RUN with DESIGN, and the maps of one contrast."""
     from chunkglm.glm import fit as fit_run
     from chunkglm.glm import open_run
     from chunkglm.glm.planning import plan as plan_work
+    from chunkglm.kernels.noise import DEFAULT_NOISE
 
     fitted = fit_run(
-        open_run(run, t_r=t_r), design, mask=mask, noise=noise, smoothing_fwhm=smoothing_fwhm,
-        sample_mask=sample_mask,
+        open_run(run, t_r=t_r), design, mask=mask,
+        noise=DEFAULT_NOISE if noise is None else noise,
+        smoothing_fwhm=smoothing_fwhm, sample_mask=sample_mask,
     )  # fmt: skip
     show(plan_work(fitted, threads=threads), memory_limit)
 

@@ -35,7 +35,7 @@ from chunkglm.kernels.factor import (
     factor_design,
     shifted_basis,
 )
-from chunkglm.kernels.noise import AR, check_order, parse_noise
+from chunkglm.kernels.noise import AR, DEFAULT_NOISE, check_order, parse_noise
 from chunkglm.kernels.segments import Segments, segments_of_mask
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.lazy.blas import one_blas_thread
@@ -79,7 +79,7 @@ def fit(
     design: Any,
     *,
     mask: Any = None,
-    noise: str | AR = "ar1",
+    noise: str | AR = DEFAULT_NOISE,
     smoothing_fwhm: float | None = None,
     scaling: str | None = "percent",
     t_r: float | None = None,
@@ -101,10 +101,11 @@ def fit(
     mask : path, URL, image, (x, y, z) array, or None
         On the run's grid, 0 and one other value. None fits every voxel.
     noise : {"ar1", "ar2", ..., "ols"} or AR
-        Autoregressive noise of any order with coefficients of each voxel's own, or white noise. A
-        value such as ``AR(1, bins=100)``, which truncates the coefficient as nilearn does, or
-        ``AR(1, corrected=True, smooth_fwhm=15)``, which has fewer false positives, says more: see
-        `AR`.
+        Autoregressive noise with coefficients of each voxel's own, or white noise. By default AR(1)
+        with the coefficient corrected for what the design took out of the residuals'
+        autocorrelation; ``"ar1"`` is the coefficient as the residuals have it, and
+        ``AR(1, bins=100)`` truncates that as nilearn does. ``AR(3, corrected=True)``,
+        ``AR(1, corrected=True, smooth_fwhm=15)`` and so on: see `AR`.
     smoothing_fwhm : float, optional
         Gaussian smoothing of the whole volume before the mask, full width at half maximum in mm.
     scaling : {"percent", None}

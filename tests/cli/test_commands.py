@@ -85,6 +85,23 @@ def test_fit__takes_noise_of_any_order_and_a_sample_mask(files: dict[str, Path])
     assert done.returncode == 0, done.stderr
 
 
+def test_fit__noise_is_that_of_the_api_unless_it_is_to_be_nilearns(files: dict[str, Path]) -> None:
+    out = files["folder"] / "maps"
+    for i, (options, noise) in enumerate(
+        [
+            ([], "ar1, corrected"),
+            (["--bins", 100], "ar1, 100 bins"),
+            (["--iterations", 2], "ar1, 2 iterations"),
+            (["--noise", "ar2, corrected"], "ar2, corrected"),
+        ]
+    ):
+        done = chunkglm("fit", files["run"], files["design"], "--mask", files["mask"], *options,
+                        "--contrast", "task", "--out", out, "--prefix", f"p{i}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads((out / f"p{i}_stat-t_statmap.json").read_text())["NoiseModel"] == noise
+    assert str(cg.fit(files["run"], files["design"]).noise) == "ar1, corrected"
+
+
 def test_fixed_effects__equals_the_api_and_takes_stores(files: dict[str, Path]) -> None:
     folder = files["folder"]
     store = folder / "run.zarr"

@@ -93,7 +93,7 @@ def test_fit__f_contrast_agrees_with_the_loss_of_leaving_columns_out(run: Path) 
 
 
 def test_fit__ar1_agrees_with_whitening_each_voxel(run: Path) -> None:
-    fit = cg.fit(run, DESIGN, mask=MASK, scaling=None)
+    fit = cg.fit(run, DESIGN, mask=MASK, noise="ar1", scaling=None)
     found, rho, sigma2 = (a.compute().to_numpy() for a in (fit.beta, fit.ar, fit.sigma2))
     X, data = DESIGN.to_numpy(), make_data().astype(float)
     for voxel in np.argwhere(MASK)[:20]:
@@ -118,8 +118,8 @@ def test_fit__maps_are_labelled(run: Path) -> None:
         assert maps[name].attrs["long_name"]
     assert maps["effect_size"].attrs["units"] == "percent of the mean"
     for name, value in {
-        "stat_type": "t", "dof": 26.0, "contrast": "a - b", "noise": "ar1", "scaling": "percent",
-        "smoothing_fwhm": 5.0, "run": str(run), "affine": AFFINE.tolist(),
+        "stat_type": "t", "dof": 26.0, "contrast": "a - b", "noise": "ar1, corrected",
+        "scaling": "percent", "smoothing_fwhm": 5.0, "run": str(run), "affine": AFFINE.tolist(),
     }.items():  # fmt: skip
         assert maps.attrs[name] == value, name
     assert [maps[d].to_numpy().tolist() for d in "xyz"] == [list(range(n)) for n in SHAPE[:3]]
@@ -171,7 +171,7 @@ def test_fit__repr_says_what_it_holds_and_computes_nothing(run: Path) -> None:
         fit = cg.fit(run, DESIGN, mask=MASK, smoothing_fwhm=5)
         text = repr(fit)
     for part in (run, f"{MASK.sum()} voxels", "5 x 4 x 6", "30 volumes", "4 regressors", "26 deg",
-                 "ar1", "percent", "5.0 mm", "lazy"):  # fmt: skip
+                 "ar1, corrected", "percent", "5.0 mm", "lazy"):  # fmt: skip
         assert str(part) in text
     assert "in memory" in repr(fit.load())
 

@@ -104,7 +104,7 @@ def test_save__sidecars_say_what_was_done(fits: list[cg.Fit], tmp_path: Path) ->
     found = json.loads((tmp_path / "p_stat-t_statmap.json").read_text())
     assert found.items() >= {
         "Statistic": "t", "StatType": "t", "Contrast": "a - b", "DegreesOfFreedom": 26.0,
-        "NoiseModel": "ar1", "SignalScaling": "percent", "SmoothingFWHM": 0.0,
+        "NoiseModel": "ar1, corrected", "SignalScaling": "percent", "SmoothingFWHM": 0.0,
         "ContrastWeights": [{"a": 1.0, "b": -1.0}], "Maps": ["effect", "variance", "t", "p", "z"],
         "SoftwareName": "chunkglm",
     }.items()  # fmt: skip

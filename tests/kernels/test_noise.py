@@ -26,12 +26,17 @@ def test_parse_noise__spellings_and_values() -> None:
     assert parse_noise("ar1") == AR(1)
     assert parse_noise("ar3") == AR(3)
     assert parse_noise("ar12") == AR(12)
+    for text in ("ar2, corrected", "ar2,corrected", str(AR(2, corrected=True))):
+        assert parse_noise(text) == AR(2, corrected=True)
     assert parse_noise(AR(1, bins=100)) == AR(1, bins=100)
     assert str(AR(1)) == "ar1"
     assert str(AR(0)) == "ols"
 
 
-@pytest.mark.parametrize("noise", ["AR1", "ar", "ar-1", "arma11", "", "ar1 ", None, 1, 1.0])
+@pytest.mark.parametrize(
+    "noise",
+    ["AR1", "ar", "ar-1", "arma11", "", "ar1 ", "ar1, right", "ols, corrected", None, 1, 1.0],
+)
 def test_parse_noise__refuses_anything_else(noise: object) -> None:
     with pytest.raises(DesignError, match="noise must be"):
         parse_noise(noise)  # type: ignore[arg-type]
