@@ -119,7 +119,8 @@ def test_fit__maps_are_labelled(run: Path) -> None:
     assert maps["effect_size"].attrs["units"] == "percent of the mean"
     for name, value in {
         "stat_type": "t", "dof": 26.0, "contrast": "a - b", "noise": "ar1, corrected",
-        "scaling": "percent", "smoothing_fwhm": 5.0, "run": str(run), "affine": AFFINE.tolist(),
+        "scaling": "percent", "smoothing_fwhm": 5.0, "run": str(run),
+        "affine": AFFINE.ravel().tolist(),
     }.items():  # fmt: skip
         assert maps.attrs[name] == value, name
     assert [maps[d].to_numpy().tolist() for d in "xyz"] == [list(range(n)) for n in SHAPE[:3]]

@@ -294,22 +294,6 @@ def test_open_fit__keeps_gaps_and_noise(folder: Path, tmp_path: Path, noise: Any
     assert str(fit.noise) in repr(fit)
 
 
-def test_open_fit__reads_stores_of_before(folder: Path, tmp_path: Path) -> None:
-    from chunkglm.glm.fitted import fit_of_stored, stored_form
-
-    run = write_run(folder / "whole.nii")
-    for noise in ("ols", "ar1", cg.AR(1, bins=20)):
-        fit = cg.fit(run, DESIGN, mask=MASK, noise=noise)
-        stored = stored_form(fit)
-        attrs = {k: v for k, v in stored.attrs.items() if k not in ("noise", "n_volumes")}
-        before = stored.assign_attrs()
-        before.attrs = {**attrs, "noise_order": fit.noise.order, "noise_bins": fit.noise.bins}
-        assert "factor_kept" not in before
-        found = fit_of_stored(before, "store")
-        assert found.noise == fit.noise
-        assert cg.contrast(found, "a").compute().identical(cg.contrast(fit, "a").compute())
-
-
 @pytest.mark.parametrize(
     "noise", ["ols", "ar1", "ar3", cg.AR(1, initial="stationary"), cg.AR(3, initial="stationary")],
     ids=str,
