@@ -27,7 +27,7 @@ def _partition(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--workers", type=click.IntRange(min=1), help="Processes on this machine.")
-@click.option("--memory-limit", help='Of each worker process, such as "2GB".')
+@click.option("--memory-limit", help='Of each process, such as "2GB".')
 @click.option("--threads", type=click.IntRange(min=1), help="Threads, where there are no workers.")
 @click.option("--scheduler", help="Address of a dask.distributed cluster to work on.")
 @click.option("--partition", callback=_partition, metavar="I/N",
@@ -53,7 +53,7 @@ def run(
             click.echo(f"dashboard: {client.dashboard_link}", err=True)
         report = run_study(
             table, model, out, client=client, resume=not no_resume, partition=partition,
-            threads=threads, progress=not quiet,
+            threads=threads, memory_limit=memory_limit, progress=not quiet,
         )  # fmt: skip
     click.echo(repr(report))
     if report.failed:

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Generator, Iterator
+from contextvars import copy_context
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -52,7 +53,10 @@ def prefetched(items: Iterator[Item], depth: int = 1) -> Generator[Item]:
             error = caught
         put(_End(error))
 
-    thread = threading.Thread(target=draw, name="chunkglm-prefetch", daemon=True)
+    # In the context of who asks: what is warned of there is theirs.
+    thread = threading.Thread(
+        target=copy_context().run, args=(draw,), name="chunkglm-prefetch", daemon=True
+    )
     thread.start()
     try:
         while not isinstance(item := ready.get(), _End):

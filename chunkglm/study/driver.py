@@ -1,6 +1,7 @@
 """Hands out jobs, a bounded number at a time, and takes in what becomes of them."""
 
 import logging
+import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chunkglm.errors import StudyError
+from chunkglm.glm.plans import amount
 from chunkglm.study.engines import Engine, WorkerLostError
 from chunkglm.study.jobs import RunResult, SubjectResult, run_job, subject_job
 from chunkglm.study.model import StudyModel
@@ -147,6 +149,13 @@ class Driver:
         for details in (result.details, *(one.details for one in result.runs)):
             if details:
                 _log.error("sub-%s\n%s", result.subject, details)
+        if result.disk_full or any(one.disk_full for one in result.runs):
+            free = amount(shutil.disk_usage(self.out).free)
+            msg = (
+                f"{self.out}: stopped, as a disk is full ({free} free there now): sub-"
+                f"{result.subject}: {result.failure}; make room and run again: what is done is kept"
+            )
+            raise StudyError(msg)
         write_record(self.out, result, rows, self.model)
         self._bars.subjects.update()
         if result.failure:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from chunkglm.errors import ClusterError
+from chunkglm.glm.runs import parse_bytes
 
 # A cluster without a worker is given this long to get one; distributed itself waits for ever.
 NO_WORKERS_SECONDS = 25.0
@@ -27,6 +28,10 @@ class Engine(Protocol):
     @property
     def n_threads(self) -> int:
         """Jobs that it does at once."""
+
+    @property
+    def worker(self) -> tuple[int | None, int]:
+        """Bytes of memory (None where there is no limit) and threads of its tightest worker."""
 
     def submit(self, label: str, job: Callable[..., Any], *args: Any) -> Any:
         """Begin a job; among its arguments may be futures, alone or in lists."""
@@ -48,9 +53,15 @@ class WorkerLostError(Exception):
 class LocalEngine:
     """Threads of this process."""
 
-    def __init__(self, n_threads: int | None = None) -> None:
+    def __init__(self, n_threads: int | None = None, memory_limit: int | None = None) -> None:
         self._n = n_threads or os.cpu_count() or 1
+        self._limit = memory_limit
         self._pool = ThreadPoolExecutor(self._n)
+
+    @property
+    def worker(self) -> tuple[int | None, int]:
+        """Memory and threads of this process."""
+        return self._limit, self._n
 
     @property
     def n_threads(self) -> int:
@@ -81,8 +92,9 @@ class LocalEngine:
 class ClusterEngine:
     """A dask.distributed cluster, whatever made it; told apart from one that is gone."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, memory_limit: int | None = None) -> None:
         self._client = client
+        self._limit = memory_limit
         self._address = str(client.scheduler.address)
         self._healthy = time.monotonic()
         self._looked = 0.0
@@ -93,6 +105,15 @@ class ClusterEngine:
         with self._reached():
             counts: dict[str, int] = self._client.nthreads()
             return max(1, sum(counts.values()))
+
+    @property
+    def worker(self) -> tuple[int | None, int]:
+        """Memory and threads of the worker with the least memory for each thread."""
+        with self._reached():
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        found = [(self._limit or w["memory_limit"] or None, int(w["nthreads"])) for w in workers]
+        limited = [(int(limit), n) for limit, n in found if limit]
+        return min(limited, key=lambda one: one[0] / one[1]) if limited else (self._limit, 1)
 
     def submit(self, label: str, job: Callable[..., Any], *args: Any) -> Any:
         """Begin a job under a name that says what it is, on dask's dashboard and in its errors."""
@@ -177,10 +198,13 @@ class ClusterEngine:
 
 
 @contextmanager
-def engine_of(client: Any = None, threads: int | None = None) -> Iterator[Engine]:
+def engine_of(
+    client: Any = None, threads: int | None = None, memory_limit: str | int | None = None
+) -> Iterator[Engine]:
     """Return the engine for a client, or threads where there is none."""
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
     engine: LocalEngine | ClusterEngine
-    engine = LocalEngine(threads) if client is None else ClusterEngine(client)
+    engine = LocalEngine(threads, limit) if client is None else ClusterEngine(client, limit)
     try:
         yield engine
     finally:

@@ -3,17 +3,22 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chunkglm.errors import StudyError
+from chunkglm.glm import verify
 from chunkglm.io.images import atomic_writer
 from chunkglm.study.group import write_group
-from chunkglm.study.hashes import has_changed, sha256_of
+from chunkglm.study.hashes import Stamp, has_changed, sha256_of
 from chunkglm.study.model import read_model
-from chunkglm.study.records import DONE, FAILED, read_record, record_path, stamp_of
-from chunkglm.study.table import RunRow, read_runs
+from chunkglm.study.records import FAILED, other_study, read_record, record_path, stamp_of
+from chunkglm.study.table import RunRow, by_subject, read_runs
+
+_log = logging.getLogger("chunkglm.study")
 
 _COLUMNS = (
     "subject", "session", "task", "run", "space", "bold", "status", "reason", "seconds", "dof",
@@ -27,15 +32,13 @@ def partition_path(out: Path, i: int, n: int) -> Path:
     return out / _PARTS / f"{i}-of-{n}.json"
 
 
-def finalise(table: Any, model: Any, out: str | Path, *, renew: bool = True) -> dict[str, str]:
+def finalise(table: Any, model: Any, out: str | Path) -> dict[str, str]:
     """Complete the results once every subject was done, by one process or by parts.
 
     Parameters
     ----------
     table, model, out
         As `run_study` was given them.
-    renew : bool
-        Write ``group.zarr`` anew where it is there already.
 
     Returns
     -------
@@ -45,24 +48,41 @@ def finalise(table: Any, model: Any, out: str | Path, *, renew: bool = True) -> 
     Raises
     ------
     StudyError
-        When subjects were not done yet, naming them, and the parts that are missing.
+        When subjects were not done yet, or with another table, model or version, naming them and
+        the parts that are missing.
     """
     rows: Sequence[RunRow] = table if isinstance(table, list) else read_runs(table)
     model, folder = read_model(model), Path(out)
-    subjects = list(dict.fromkeys(row.subject for row in rows))
-    records = {subject: read_record(folder, subject) for subject in subjects}
-    missing = [subject for subject, record in records.items() if record is None]
+    subjects = by_subject(rows)
+    found: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+    for subject, runs in subjects.items():
+        record = read_record(folder, subject)
+        if record is None:
+            missing[subject] = "was not done"
+        elif other := other_study(record, runs, model):
+            missing[subject] = f"was not done again since ({other})"
+        else:
+            found[subject] = record
     if missing:
-        problems = _missing_parts(folder, subjects, missing)
-        problems += [f"sub-{subject} was not done" for subject in missing]
+        problems = _missing_parts(folder, list(subjects), list(missing))
+        problems += [f"sub-{subject} {why}" for subject, why in missing.items()]
         raise StudyError.of(str(folder), problems)
-    found: dict[str, dict[str, Any]] = {s: r for s, r in records.items() if r is not None}
     _write_runs(folder, found, rows)
     failed = {s: r["reason"] for s, r in found.items() if r["status"] == FAILED}
-    done = [s for s, r in found.items() if r["status"] == DONE]
-    if model.save_group and (renew or not (folder / "group.zarr").exists()):
-        write_group(folder, model, {s: found[s] for s in done})
+    _note_others(folder, subjects)
+    if model.save_group:
+        write_group(folder, model, {s: r for s, r in found.items() if s not in failed})
+    else:
+        shutil.rmtree(folder / "group.zarr", ignore_errors=True)  # of another model
     return failed
+
+
+def _note_others(out: Path, subjects: Iterable[str]) -> None:
+    """Results of subjects that the table no longer has stay, and are told of."""
+    there = {p.stem.removeprefix("sub-") for p in record_path(out, "x").parent.glob("sub-*.json")}
+    if others := sorted(there.difference(subjects)):
+        _log.warning("not in the table, but with results of before: %s", ", ".join(others))
 
 
 def _missing_parts(out: Path, subjects: list[str], missing: list[str]) -> list[str]:
@@ -148,16 +168,20 @@ def verify_study(out: str | Path) -> list[str]:
             wrong.append(f"{path}: cannot be read")
             continue
         wrong += _wrong_of(folder, record)
+    if (folder / "group.zarr").exists():
+        wrong += [f"{folder / 'group.zarr'}: {what}" for what in verify(folder / "group.zarr")]
     return wrong
 
 
 def _wrong_of(out: Path, record: Mapping[str, Any]) -> list[str]:
     wrong = []
-    for name, (_, _, sha256) in record["files"].items():
+    for name, stamp in record["files"].items():
         path = out / name
         if not path.exists():
             wrong.append(f"{path}: is missing")
-        elif sha256_of(str(path)) != sha256:
+        elif path.is_dir():
+            wrong += [f"{path}: {what}" for what in verify(path)]
+        elif sha256_of(str(path)) != Stamp(*stamp).sha256:
             wrong.append(f"{path}: is not what was written")
     inputs = [stamp for run in record["runs"] for stamp in run["inputs"].values()]
     changed = [s["path"] for s in inputs if has_changed(s["path"], stamp_of(s), {})]

@@ -1,8 +1,14 @@
 """All subjects' maps as one store, for whoever goes on to the group."""
 
+import hashlib
+import json
 import logging
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +33,8 @@ _log = logging.getLogger("chunkglm.study")
 def write_group(out: Path, model: StudyModel, records: Mapping[str, Mapping[str, Any]]) -> None:
     """Write ``group.zarr``: (subject, contrast, x, y, z), one chunk for each map.
 
-    Maps are read and written one at a time. Voxels without an estimate are NaN. Where subjects'
-    grids differ there is no such store, and the log says so.
+    Each core holds the maps of one subject's contrast at a time. Voxels without an estimate are
+    NaN. Where subjects' grids differ there is no such store, and the log says so.
 
     Parameters
     ----------
@@ -38,6 +44,9 @@ def write_group(out: Path, model: StudyModel, records: Mapping[str, Mapping[str,
         Of the subjects that are done.
     """
     target = out / "group.zarr"
+    digest = _digest(model, records)
+    if _held(target) == digest:
+        return
     subjects, contrasts = list(records), list(model.contrasts)
     files = {s: _effects_by_contrast(records[s], contrasts) for s in subjects}
     grid = _common_grid(out, files)
@@ -54,11 +63,13 @@ def write_group(out: Path, model: StudyModel, records: Mapping[str, Mapping[str,
     whole = (len(subjects), len(contrasts), *shape)
     needed = 8 * len(_VARIABLES) * int(np.prod(whole))
     attrs = {"holds": GROUP, "chunkglm_format": FORMAT, "affine": affine.tolist()}
+    attrs["made_from"] = digest
     with committed(place_of(target, None), overwrite=True, needed=needed) as store:
         _named_axes(subjects, contrasts, shape).assign_attrs(attrs).to_zarr(
             store, zarr_format=3, consolidated=False
         )
         group = zarr.open_group(store, mode="r+")
+        arrays: dict[str, Any] = {}
         for name, stat in _VARIABLES.items():
             array = group.create_array(
                 name,
@@ -70,8 +81,35 @@ def write_group(out: Path, model: StudyModel, records: Mapping[str, Mapping[str,
                 compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")],
                 config={"write_empty_chunks": True},
             )
-            for place, data in _maps(out, files, subjects, contrasts, stat, shape):
-                array[place] = data
+            arrays[stat] = array
+
+        def put(place: tuple[int, int]) -> None:
+            i, j = place
+            name = files[subjects[i]].get(contrasts[j])
+            maps = _maps_of(out / name, shape) if name else {}
+            for stat, array in arrays.items():
+                array[place] = maps.get(stat, np.nan)
+
+        places = list(product(range(len(subjects)), range(len(contrasts))))
+        # Decompression and compression hold no lock of the interpreter.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            deque(pool.map(put, places), maxlen=0)
+
+
+def _digest(model: StudyModel, records: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the store is made from: maps by content, subjects and contrasts in their order."""
+    maps = [[s, [[n, stamp[2]] for n, stamp in r["files"].items()]] for s, r in records.items()]
+    text = json.dumps([list(model.contrasts), maps])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _held(target: Path) -> str:
+    """What a store that is there was made from."""
+    try:
+        found = json.loads((target / "zarr.json").read_bytes())
+        return str(found["attributes"]["made_from"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _named_axes(
@@ -114,25 +152,14 @@ def _common_grid(
     return first
 
 
-def _maps(
-    out: Path,
-    files: Mapping[str, Mapping[str, str]],
-    subjects: Sequence[str],
-    contrasts: Sequence[str],
-    stat: str,
-    shape: tuple[int, ...],
-) -> Iterator[tuple[tuple[int, int], AnyArray]]:
-    for i, subject in enumerate(subjects):
-        for j, name in enumerate(contrasts):
-            data = np.full(shape, np.nan)
-            if name in files[subject]:
-                effect = files[subject][name]
-                read = _load(out / effect.replace("_stat-effect_", f"_stat-{stat}_"))
-                variance = _load(out / effect.replace("_stat-effect_", "_stat-variance_"))
-                if stat == "z" or read.ndim == 3:
-                    estimated = (variance > 0).reshape(*shape, -1).any(axis=-1)
-                    data = np.where(estimated, read, np.nan)
-            yield (i, j), data
+def _maps_of(effect: Path, shape: tuple[int, ...]) -> dict[str, AnyArray]:
+    """Maps of a subject by statistic, NaN where there is no estimate; of F contrasts only z."""
+    maps = {
+        stat: _load(effect.with_name(effect.name.replace("_stat-effect_", f"_stat-{stat}_")))
+        for stat in _VARIABLES.values()
+    }
+    estimated = (maps["variance"] > 0).reshape(*shape, -1).any(axis=-1)
+    return {k: np.where(estimated, v, np.nan) for k, v in maps.items() if v.ndim == len(shape)}
 
 
 def _load(path: Path) -> AnyArray:

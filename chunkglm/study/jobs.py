@@ -4,10 +4,10 @@ Jobs return what went wrong and do not raise it: a bad run is news of a run, not
 may be done twice, as a cluster does when a worker is lost; it writes the same bytes then.
 """
 
+import errno
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,12 +17,13 @@ from typing import Any
 import dask
 import xarray as xr
 
-from chunkglm.design import design_from_events
 from chunkglm.errors import ChunkglmError, ContrastError
-from chunkglm.glm import Fit, contrast, fit, fixed_effects, open_run, save
+from chunkglm.glm import fixed_effects, save
+from chunkglm.study.fitting import contrasts_of, each_contrast, fit_row
 from chunkglm.study.hashes import Stamp, stamp_file
 from chunkglm.study.model import StudyModel
 from chunkglm.study.table import RunRow, entities
+from chunkglm.study.told import told_here
 
 # What fixed effects need of a run; its statistics are worked out anew where they are saved.
 NEEDED = ("effect_size", "effect_variance", "stat", "dof", "voxel_status")
@@ -42,6 +43,8 @@ class RunResult:
     dof: int = 0
     n_voxels: int = 0
     inputs: Mapping[str, Stamp] = field(default_factory=dict)
+    files: Mapping[str, Stamp] = field(default_factory=dict)  # written, by path below the output
+    disk_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class SubjectResult:
     failure: str = ""
     details: str = ""
     files: Mapping[str, Stamp] = field(default_factory=dict)  # by path below the output folder
+    disk_full: bool = False
 
 
 _here = threading.Lock()
@@ -85,18 +89,13 @@ def computing_here() -> Iterator[None]:
 def run_job(row: RunRow, model: StudyModel, out: str, storage: Mapping[str, Any]) -> RunResult:
     """Fit one run and take all contrasts of it."""
     began = time.monotonic()
-    with warnings.catch_warnings(record=True) as caught, computing_here():
-        warnings.simplefilter("always")
+    with told_here() as told, computing_here():
         try:
             found = _fit_and_contrasts(row, model, Path(out), storage)
         except Exception as error:
-            found = RunResult(row, 0.0, *reason_of(error))
-    told = dict.fromkeys(" ".join(str(w.message).split()) for w in caught if _matters(w))
-    return replace(found, seconds=time.monotonic() - began, warnings=tuple(told))
-
-
-def _matters(warning: warnings.WarningMessage) -> bool:
-    return issubclass(warning.category, UserWarning)
+            found = RunResult(row, 0.0, *reason_of(error), disk_full=_is_disk_full(error))
+    texts = dict.fromkeys(one.text for one in told if issubclass(one.category, UserWarning))
+    return replace(found, seconds=time.monotonic() - began, warnings=tuple(texts))
 
 
 def reason_of(error: BaseException) -> tuple[str, str]:
@@ -107,31 +106,37 @@ def reason_of(error: BaseException) -> tuple[str, str]:
     return f"{type(error).__name__}: {text}", "".join(traceback.format_exception(error))
 
 
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether that is behind an error: it is no fault of the subject."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _fit_and_contrasts(
     row: RunRow, model: StudyModel, out: Path, storage: Mapping[str, Any]
 ) -> RunResult:
     inputs = {name: stamp_file(path, storage) for name, path in row.files.items()}
-    fitted = fit_row(row, model)
-    if model.save_moments or len(model.contrasts) > 1:
+    fitted = fit_row(row, model, inputs)
+    passes, places, skipped = contrasts_of(fitted, model)
+    if model.save_moments or len(passes) > 1:
         fitted = replace(fitted, dataset=fitted.dataset.compute())
+        passes, places, skipped = contrasts_of(fitted, model)
+    if not model.save_runs:
+        passes = [one[list(NEEDED)] for one in passes]
+    maps = each_contrast(passes, places)
+    files: dict[str, Stamp] = {}
     if model.save_moments:
-        folder = out / "moments"
-        folder.mkdir(parents=True, exist_ok=True)
-        fitted.save(folder / f"{row.label}.zarr", overwrite=True)
-    lazy, skipped = {}, {}
-    for name, definition in model.contrasts.items():
-        try:
-            lazy[name] = contrast(fitted, definition)
-        except ContrastError as error:
-            if model.missing == "error":
-                raise
-            skipped[name] = " ".join(str(error).split())
-    wanted = [maps if model.save_runs else maps[list(NEEDED)] for maps in lazy.values()]
-    maps = dict(zip(lazy, dask.compute(*wanted), strict=True))
+        store = out / "moments" / f"{row.label}.zarr"
+        store.parent.mkdir(parents=True, exist_ok=True)
+        fitted.save(store, overwrite=True)
+        files[store.relative_to(out).as_posix()] = stamp_file(str(store), {})
     if model.save_runs:
         for name, one in maps.items():
             prefix = f"{row.label}_{entities(contrast=name)}"
-            save(one, out / f"sub-{row.subject}" / "runs", prefix=prefix)
+            files |= _saved(one, out, out / f"sub-{row.subject}" / "runs", prefix)
     return RunResult(
         row,
         seconds=0.0,
@@ -140,29 +145,18 @@ def _fit_and_contrasts(
         dof=fitted.dof,
         n_voxels=sum(fitted.slabs.voxel_chunks),
         inputs=inputs,
+        files=files,
     )
 
 
-def fit_row(row: RunRow, model: StudyModel) -> Fit:
-    """Fit a row of a table as a model says; lazy."""
-    run = open_run(row.bold, t_r=row.t_r)
-    design: Any = row.design
-    if row.events:
-        t_r = run.attrs.get("repetition_time")
-        confounds: Any = row.confounds or None
-        if confounds and model.confounds is not None:
-            from chunkglm.design import load_confounds
-
-            confounds = load_confounds(confounds, model.confounds)
-        design = design_from_events(
-            row.events,
-            n_scans=run.sizes["time"],
-            t_r=0.0 if t_r is None else t_r,  # refused by name
-            confounds=confounds,
-            **model.design_options(),
-        )
-    fitted: Fit = fit(run, design, mask=row.mask or None, t_r=row.t_r, **model.fit_options())
-    return fitted
+def _saved(maps: xr.Dataset, out: Path, folder: Path, prefix: str) -> dict[str, Stamp]:
+    """Save maps; return what was written, by path below the output folder."""
+    files = {}
+    for path in save(maps, folder, prefix=prefix):
+        for each in (Path(path), Path(path.removesuffix(".nii.gz") + ".json")):
+            if each.exists():
+                files[each.relative_to(out).as_posix()] = stamp_file(str(each), {})
+    return files
 
 
 def subject_job(
@@ -171,42 +165,46 @@ def subject_job(
     """Combine the runs of one subject and write the maps; or say why not."""
     began = time.monotonic()
     failure = "; ".join(f"{r.row.label}: {r.failure}" for r in runs if r.failure)
-    details = ""
+    details, disk_full = "", any(r.disk_full for r in runs)
     files: dict[str, Stamp] = {}
     if not failure:
         try:
-            with warnings.catch_warnings(), computing_here():
-                warnings.simplefilter("ignore")  # runs have told theirs
-                files = _write_subject(subject, model, Path(out), runs)
+            with told_here(), computing_here():  # runs have told theirs
+                _write_subject(subject, model, Path(out), runs, files)
         except Exception as error:
             failure, details = reason_of(error)
-    light = tuple(replace(r, maps={}) for r in runs)
-    return SubjectResult(subject, light, time.monotonic() - began, failure, details, files)
+            disk_full = _is_disk_full(error)
+    for one in runs:
+        files |= one.files
+    light = tuple(replace(r, maps={}, files={}) for r in runs)
+    seconds = time.monotonic() - began
+    return SubjectResult(subject, light, seconds, failure, details, files, disk_full)
 
 
 def _write_subject(
-    subject: str, model: StudyModel, out: Path, runs: Sequence[RunResult]
-) -> dict[str, Stamp]:
+    subject: str,
+    model: StudyModel,
+    out: Path,
+    runs: Sequence[RunResult],
+    files: dict[str, Stamp],
+) -> None:
+    """Write the maps of a subject and of its sessions; `files` tells which, also on failure."""
     groups: dict[str, list[RunResult]] = {"": list(runs)}
     if model.level == "session":
         for one in runs:
             groups.setdefault(one.row.session, []).append(one)
-    files: dict[str, Stamp] = {}
     for session, members in groups.items():
         folder = out / f"sub-{subject}" / (f"ses-{session}" if session else "")
         for name in model.contrasts:
             maps = [one.maps[name] for one in members if name in one.maps]
+            if not maps and session:
+                continue  # skipped in all its runs, as the model lets it be; the subject has it
             if not maps:
                 reasons = "; ".join(one.skipped.get(name, "") for one in members)
                 msg = f"contrast {name!r}: no run has it ({reasons})"
                 raise ContrastError(msg)
             pooled = fixed_effects(maps, precision_weighted=model.precision_weighted).compute()
-            for path in save(pooled, folder, prefix=prefix_of(members, session, name)):
-                sidecar = Path(path.removesuffix(".nii.gz") + ".json")
-                for each in (Path(path), sidecar):
-                    if each.exists():
-                        files[each.relative_to(out).as_posix()] = stamp_file(str(each), {})
-    return files
+            files |= _saved(pooled, out, folder, prefix_of(members, session, name))
 
 
 def prefix_of(members: Sequence[RunResult], session: str, name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from chunkglm.errors import ChunkglmError, StudyError
 from chunkglm.kernels.noise import AR, parse_noise
+from chunkglm.study.table import RunRow
 
 _LABEL = re.compile(r"[A-Za-z0-9]+")
 
@@ -37,6 +38,11 @@ class StudyModel:
     confounds : sequence of str
         Columns of the confounds that enter the design, by name or pattern (``trans_*``).
         None means all of them.
+    censor : sequence of str, optional
+        Columns of the confounds, by name or pattern (``motion_outlier*``), that are not 0 at
+        volumes to leave out.
+    max_fd, max_std_dvars : float, optional
+        Leave out volumes whose ``framewise_displacement`` (mm) or ``std_dvars`` is above this.
     level : {"subject", "session"}
         What runs are combined over.
     precision_weighted : bool
@@ -66,6 +72,9 @@ class StudyModel:
     slice_time_ref: float = 0.0
     min_onset: float = -24.0
     confounds: Sequence[str] | None = None
+    censor: Sequence[str] | None = None
+    max_fd: float | None = None
+    max_std_dvars: float | None = None
     level: str = "subject"
     precision_weighted: bool = False
     missing: str = "error"
@@ -105,6 +114,37 @@ class StudyModel:
         for name in ("hrf_model", "drift_model"):
             found[name] = None if found[name] == "none" else found[name]
         return found
+
+    @property
+    def censors(self) -> bool:
+        """Whether volumes are left out by what the confounds say of them."""
+        return bool(self.censor) or self.max_fd is not None or self.max_std_dvars is not None
+
+    def check_rows(self, source: str, rows: Sequence[RunRow]) -> None:
+        """Refuse a table that lacks what the model asks for, or has what it would pass over.
+
+        Raises
+        ------
+        StudyError
+            Naming every row.
+        """
+        problems = []
+        for row in rows:
+            asked = "volumes to leave out" if self.censors else ""
+            asked = "confounds" if self.confounds else asked
+            if asked and not row.confounds:
+                problems.append(
+                    f"row {row.row}: the model names {asked}, but the row has no confounds"
+                )
+            if self.censors and row.sample_mask:
+                problems.append(
+                    f"row {row.row}: the model and a sample_mask both say which volumes count; "
+                    "give one of them"
+                )
+            if self.level == "session" and not row.session:
+                problems.append(f'row {row.row}: the level is "session", but session is empty')
+        if problems:
+            raise StudyError.of(source, problems)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
@@ -165,6 +205,9 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "slice_time_ref": ("a fraction from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1),
     "min_onset": ("a number of seconds", _is_number),
     "confounds": ("a list of names or patterns", _are_names),
+    "censor": ("a list of names or patterns", _are_names),
+    "max_fd": ("a positive number of mm", lambda v: v is None or (_is_number(v) and v > 0)),
+    "max_std_dvars": ("a positive number", lambda v: v is None or (_is_number(v) and v > 0)),
     "level": _one_of("subject", "session"),
     "precision_weighted": ("true or false", _is_flag),
     "missing": _one_of("error", "skip"),

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +33,17 @@ def record_path(out: Path, subject: str) -> Path:
 def write_record(
     out: Path, result: SubjectResult, rows: Sequence[RunRow], model: StudyModel
 ) -> None:
-    """Write a subject's record, after all else: it says that the rest is there."""
+    """Write a subject's record, after all else: it says that the rest is there.
+
+    Of a subject that failed nothing stays that could be taken for a result; nor do maps of before
+    that are not among those of now.
+    """
+    before = read_record(out, result.subject) or {}
+    stale = (
+        {*before.get("files", ()), *result.files}
+        if result.failure
+        else set(before.get("files", ())).difference(result.files)
+    )
     record = {
         "subject": result.subject,
         "status": FAILED if result.failure else DONE,
@@ -42,12 +53,29 @@ def write_record(
         "model": model.digest(),
         "rows": rows_digest(rows),
         "runs": [_run(one) for one in result.runs],
-        "files": result.files,
+        "files": {} if result.failure else result.files,
     }
     path = record_path(out, result.subject)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(out, stale)
+    # What a killed worker was at when it died; also of a twin that does the same elsewhere, and
+    # whose news nobody waits for.
+    for left in (out / f"sub-{result.subject}").glob("**/.chunkglm-*"):
+        shutil.rmtree(left, ignore_errors=True)
     with atomic_writer(path) as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())
+
+
+def _remove(out: Path, names: Iterable[str]) -> None:
+    """Remove maps and stores that a record named; never what lies elsewhere."""
+    for name in sorted(names):
+        path = out / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            continue
+        if path.suffix == ".zarr":
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _run(one: RunResult) -> dict[str, Any]:
@@ -94,6 +122,16 @@ def why_again(
         return "its record cannot be read"
 
 
+def other_study(record: Mapping[str, Any], rows: Sequence[RunRow], model: StudyModel) -> str:
+    """What a record was made with that is not so now, of version, model and table; or nothing."""
+    for what, now in (("chunkglm", version("chunkglm")), ("model", model.digest())):
+        if record.get(what) != now:
+            return f"{what} changed"
+    if record.get("rows") != rows_digest(rows):
+        return "its rows of the table changed"
+    return ""
+
+
 def _difference(
     out: Path,
     record: dict[str, Any],
@@ -103,18 +141,14 @@ def _difference(
 ) -> str:
     if record["status"] != DONE:
         return f"failed before ({record['reason']})"
-    for what, now in (("chunkglm", version("chunkglm")), ("model", model.digest())):
-        if record[what] != now:
-            return f"{what} changed"
-    if record["rows"] != rows_digest(rows):
-        return "its rows of the table changed"
+    if other := other_study(record, rows, model):
+        return other
     for run in record["runs"]:
         for stamp in run["inputs"].values():
             if has_changed(stamp["path"], stamp_of(stamp), storage):
                 return f"{stamp['path']} changed"
-    for name, (size, *_) in record["files"].items():
-        path = out / name
-        if not path.exists() or path.stat().st_size != size:
+    for name, stamp in record["files"].items():
+        if has_changed(str(out / name), Stamp(*stamp), {}):
             return f"{name} is missing or altered"
     return ""
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,8 +17,9 @@ from chunkglm.study.driver import Driver
 from chunkglm.study.engines import engine_of
 from chunkglm.study.finish import finalise, partition_path
 from chunkglm.study.model import StudyModel, read_model
+from chunkglm.study.needs import check_needs
 from chunkglm.study.records import why_again
-from chunkglm.study.table import RunRow, read_runs
+from chunkglm.study.table import RunRow, by_subject, read_runs
 
 _log = logging.getLogger("chunkglm.study")
 
@@ -55,6 +56,7 @@ def run_study(
     on_error: str = "report",
     partition: tuple[int, int] | None = None,
     threads: int | None = None,
+    memory_limit: str | int | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> StudyReport:
@@ -82,6 +84,9 @@ def run_study(
         the results when all parts are done.
     threads : int, optional
         Runs at work at once, without a client; by default one for each core.
+    memory_limit : str or int, optional
+        Of this process, or of each worker, such as ``"2GB"``; by default what a client's workers
+        were given. A run that cannot fit is refused before anything starts.
     storage_options : mapping, optional
         Passed to fsspec with URLs.
     progress : bool
@@ -97,12 +102,15 @@ def run_study(
         When the table or the model cannot be used; nothing was started then.
     ClusterError
         When scheduler or workers are gone; what is done is kept.
+    MemoryLimitError
+        When a worker cannot hold a run; nothing was started then.
     """
     if on_error not in ("report", "raise"):
         msg = f'on_error must be "report" or "raise", but is {on_error!r}'
         raise StudyError(msg)
     began = time.monotonic()
     rows, model = read_runs(table), read_model(model)
+    model.check_rows("table" if hasattr(table, "columns") else str(table), rows)
     storage = storage_options or {}
     folder = make_folder(Path(out))
     mine = part_of(by_subject(rows), partition)
@@ -120,7 +128,8 @@ def run_study(
         for subject in wanted:
             _log.info("sub-%s: %s", subject, reasons[subject])
         _describe(folder, model)
-        with engine_of(client, threads) as engine:
+        with engine_of(client, threads, memory_limit) as engine:
+            check_needs(wanted, model, folder, engine)
             driver = Driver(engine, model, folder, storage, stop=on_error == "raise")
             driver.go(wanted, show=progress)
         report = StudyReport(
@@ -133,18 +142,10 @@ def run_study(
         )
         _log.info("%r", report)
         if partition is None:
-            finalise(rows, model, folder, renew=bool(wanted))
+            finalise(rows, model, folder)
         else:
             _write_json(partition_path(folder, *partition), {"subjects": list(mine)})
     return report
-
-
-def by_subject(rows: Sequence[RunRow]) -> dict[str, list[RunRow]]:
-    """Group rows by subject, in the order of the table."""
-    found: dict[str, list[RunRow]] = {}
-    for row in rows:
-        found.setdefault(row.subject, []).append(row)
-    return found
 
 
 def part_of(

@@ -3,8 +3,9 @@
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from chunkglm.io.files import is_url
 
 REQUIRED = ("subject", "bold")
 LABELS = ("subject", "session", "task", "run", "space")
-PATHS = ("bold", "design", "events", "mask", "confounds")
+PATHS = ("bold", "design", "events", "mask", "confounds", "sample_mask")
 
 # BIDS labels are letters and digits; "+" is in some pipelines' spaces, and climbs nowhere.
+# Of "confound" and "confounds" 0.94 is the same, of "events_file" and "events" 0.71.
+_NEAR = 0.85
+
 _LABEL = re.compile(r"[A-Za-z0-9+]+")
 
 
@@ -36,6 +40,7 @@ class RunRow:
     events: str = ""
     mask: str = ""
     confounds: str = ""
+    sample_mask: str = ""
     t_r: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,7 +76,8 @@ def read_runs(table: Any) -> list[RunRow]:
     table : DataFrame or path
         ``.csv``, ``.tsv`` or ``.parquet``. Columns ``subject``, ``bold``, and ``design`` or
         ``events``; optional ``session``, ``run``, ``task``, ``space``, ``mask``, ``confounds``,
-        ``t_r``; others are kept. Relative paths begin at the table's folder, those of a DataFrame
+        ``sample_mask`` (volumes that count), ``t_r``; others are kept, but names that are all but
+        one of these are refused. Relative paths begin at the table's folder, those of a DataFrame
         at the working directory.
 
     Returns
@@ -89,6 +95,7 @@ def read_runs(table: Any) -> list[RunRow]:
     ]
     if not {"design", "events"} & set(frame.columns):
         problems.append(f"{source}: a column 'design' or 'events' is needed")
+    problems += _near_names(source, [str(name).strip() for name in frame.columns])
     if not problems and len(frame) == 0:
         problems.append(f"{source}: holds no runs")
     if problems:
@@ -101,6 +108,29 @@ def read_runs(table: Any) -> list[RunRow]:
     if problems:
         raise StudyError.of(source, problems)
     return rows
+
+
+def by_subject(rows: Sequence[RunRow]) -> dict[str, list[RunRow]]:
+    """Group rows by subject, in the order of the table."""
+    found: dict[str, list[RunRow]] = {}
+    for row in rows:
+        found.setdefault(row.subject, []).append(row)
+    return found
+
+
+def _near_names(source: str, columns: list[str]) -> list[str]:
+    """Columns that a slip would leave out: without its confounds a study looks the same."""
+    known = (*LABELS, *PATHS, "t_r")
+    problems = [
+        f"{source}: column {name!r} is there twice"
+        for name in dict.fromkeys(columns)
+        if columns.count(name) > 1
+    ]
+    for name in columns:
+        near = get_close_matches(name.lower(), known, n=1, cutoff=_NEAR)
+        if name not in known and near and near[0] not in columns:
+            problems.append(f"{source}: column {name!r} is not known; did you mean {near[0]!r}?")
+    return problems
 
 
 def _load(table: Any) -> tuple[pd.DataFrame, str, Path]:

@@ -24,10 +24,10 @@ import os, signal
 import chunkglm.study.jobs as jobs
 if not hasattr(jobs, "plain"):
     jobs.plain = jobs.fit_row
-    def fit_row(row, model):
+    def fit_row(row, model, stamps):
         if row.label == "sub-02_run-2":
             os.kill(os.getpid(), signal.SIGKILL)
-        return jobs.plain(row, model)
+        return jobs.plain(row, model, stamps)
     jobs.fit_row = fit_row
 """
 
@@ -93,7 +93,9 @@ def test_a_run_that_kills_its_workers__is_blamed_by_name(
     assert "sub-02_run-2: its worker was killed whenever it was tried" in report.failed["02"]
     found = maps_of(tmp_path / "out")
     assert found == {name: data for name, data in expected.items() if "sub-02" not in name}
-    assert time.monotonic() - began < 120
+    assert (
+        time.monotonic() - began < 300
+    )  # no hang; seen: 25 s on an idle machine, 86 s on a full one
 
 
 def test_no_workers__is_an_error_and_the_next_run_goes_on(

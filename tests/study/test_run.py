@@ -1,6 +1,7 @@
 """Studies on this machine: the maps of the plain calls, kept, renewed and set aside rightly."""
 
 import csv
+import errno
 import gzip
 import json
 import os
@@ -18,10 +19,13 @@ import pytest
 import xarray as xr
 
 import chunkglm as cg
-from chunkglm.errors import StoreError, StudyError
+import chunkglm.study.run
+from chunkglm.errors import ImageError, MemoryLimitError, StoreError, StudyError
 from chunkglm.io.lock import only_writer
+from chunkglm.study import jobs, needs
 
 T_R = 2.0
+HAXBY = Path(__file__).parents[3] / "shared" / "data" / "haxby"
 
 
 def run(study: Path, out: Path, **options: Any) -> Any:
@@ -309,3 +313,152 @@ def test_run_study__starts_nothing_that_cannot_be_done(study: Path, tmp_path: Pa
         run(study, tmp_path / "file")
     with pytest.raises(StudyError, match="on_error"):
         run(study, tmp_path / "out", on_error="ignore")
+
+
+def test_run_study__leaves_nothing_that_is_no_result_any_more(copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(copy, out)
+    assert cg.verify_study(out) == []
+    text = (copy / "model.toml").read_text()
+    (copy / "model.toml").write_text(text.replace("mean =", "average ="))
+    (copy / "sub-03" / "sub-03_run-2_bold.nii.gz").write_bytes(b"broken")
+    report = run(copy, out)
+    assert list(report.failed) == ["03"]
+    assert not list(out.glob("sub-03/*.*"))
+    assert not list(out.glob("*/*contrast-mean*"))
+    assert len(list(out.glob("sub-01/*contrast-average*statmap.nii.gz"))) >= 5
+    group = xr.open_zarr(out / "group.zarr", consolidated=False)
+    assert list(group["subject"].to_numpy()) == ["01", "02", "04"]
+    assert list(group["contrast"].to_numpy()) == ["BminusA", "average"]
+
+
+def test_run_study__renews_a_group_store_that_a_killed_driver_left_old(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(copy, out)
+    other_data(copy, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(chunkglm.study.run, "finalise", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(copy, out)
+    assert run(copy, out).done == {}
+    group = xr.open_zarr(out / "group.zarr", consolidated=False).sel(contrast="mean")
+    image = nib.load(out / "sub-02" / "sub-02_contrast-mean_stat-z_statmap.nii.gz").get_fdata()
+    found = group["z_score"].sel(subject="02").to_numpy()
+    assert np.isfinite(found).any()
+    np.testing.assert_array_equal(found[np.isfinite(found)], image[np.isfinite(found)])
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_finalise__refuses_results_of_another_model(copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(copy, out)
+    other_model(copy, out)
+    with pytest.raises(StudyError, match=r"sub-01 was not done again since \(model changed\)"):
+        cg.finalise(copy / "runs.csv", copy / "model.toml", out)
+
+
+def test_run_study__stops_when_the_disk_is_full(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    plain = jobs.save
+
+    def full(maps: Any, folder: Path, *, prefix: str) -> Any:
+        if "sub-02" in prefix:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError as error:
+                raise ImageError("sub-02: cannot be written, the disk is full") from error
+        return plain(maps, folder, prefix=prefix)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "save", full)
+        with pytest.raises(StudyError, match="a disk is full"):
+            run(copy, out, threads=1)
+    assert not (out / "records" / "sub-02.json").exists()
+    report = run(copy, out)
+    assert (len(report.done) + len(report.kept), report.failed) == (4, {})
+    assert report.kept
+
+
+def test_run_study__is_refused_what_no_worker_or_disk_can_hold(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = r"sub-01_run-1 .*needs \d+ MB of memory on a worker of 1 threads, but one has 100 MB"
+    with pytest.raises(MemoryLimitError, match=refused):
+        run(study, tmp_path / "out", threads=1, memory_limit="100MB")
+    assert not list(tmp_path.glob("out/sub-*"))
+    usage = type(shutil.disk_usage(tmp_path))(1000, 990, 10)
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StudyError, match=r"maps of 4 subjects need .*, but only 10 B are free"):
+        run(study, tmp_path / "out")
+
+
+def test_run_study__tells_each_runs_own_warnings(copy: Path, tmp_path: Path) -> None:
+    path = copy / "sub-02" / "sub-02_run-1_bold.nii.gz"
+    path.write_bytes(path.read_bytes() + b"garbage")
+    run(copy, tmp_path / "out", threads=4)
+    rows = pd.read_csv(tmp_path / "out" / "runs.tsv", sep="\t", dtype=str)
+    told = [isinstance(text, str) and "sub-02_run-1" in text for text in rows["warnings"]]
+    assert told == [row == 2 for row in range(8)]
+
+
+def test_censor__leaves_out_what_the_confounds_name(copy: Path, tmp_path: Path) -> None:
+    outlier = (np.arange(60) % 20 == 7).astype(int)
+    fd = np.where(np.arange(60) == 30, 2.0, 0.1)
+    table = pd.DataFrame({"motion_outlier00": outlier, "framewise_displacement": fd})
+    table.assign(trans_x=np.sin(np.arange(60))).to_csv(copy / "c.tsv", sep="\t", index=False)
+    kept = np.flatnonzero((outlier == 0) & (fd < 1))
+    (copy / "kept.txt").write_text("\n".join(map(str, kept)))
+    runs, text = pd.read_csv(copy / "runs.csv", dtype=str), (copy / "model.toml").read_text()
+    model = 'censor = ["motion_outlier*"]\nmax_fd = 1.0\nconfounds = ["trans_x"]\n'
+    (copy / "model.toml").write_text(model + text)
+    with pytest.raises(StudyError, match="row 1: the model names confounds, but the row has no"):
+        run(copy, tmp_path / "out")
+    runs.assign(confounds="c.tsv").to_csv(copy / "runs.csv", index=False)
+    run(copy, tmp_path / "censored")
+    (copy / "model.toml").write_text('confounds = ["trans_x"]\n' + text)
+    runs.assign(confounds="c.tsv", sample_mask="kept.txt").to_csv(copy / "runs.csv", index=False)
+    run(copy, tmp_path / "masked")
+    images = [{k: v for k, v in maps_of(tmp_path / name).items() if k.endswith(".gz")}
+              for name in ("censored", "masked")]  # fmt: skip
+    assert images[0] == images[1]
+    dof = pd.read_csv(tmp_path / "masked" / "runs.tsv", sep="\t")["dof"]
+    assert (dof < len(kept)).all()
+
+
+@pytest.mark.skipif(not HAXBY.is_dir(), reason="the twelve real runs are not here")
+def test_haxby__as_one_subject_and_as_three_sessions(tmp_path: Path) -> None:
+    folders = sorted(HAXBY.glob("run-*"))
+    assert len(folders) == 12
+    table = pd.DataFrame({
+        "subject": "2",
+        "session": [str(i // 4 + 1) for i in range(12)],
+        "run": [str(i + 1) for i in range(12)],
+        "bold": [str(next(f.glob("*bold.nii.gz"))) for f in folders],
+        "events": [str(next(f.glob("*events.tsv"))) for f in folders],
+        "mask": str(HAXBY / "mask.nii.gz"),
+        "t_r": 2.5,
+    })  # fmt: skip
+    model = {"contrasts": {"faces": "face - house"}, "level": "session", "save_group": False}
+    report = cg.run_study(table, model, tmp_path / "out", progress=False)
+    assert report.failed == {}
+    maps = []
+    for bold, events in zip(table["bold"], table["events"], strict=True):
+        one = cg.open_run(bold, t_r=2.5)
+        design = cg.design_from_events(events, n_scans=one.sizes["time"], t_r=2.5)
+        fit = cg.fit(one, design, mask=HAXBY / "mask.nii.gz", t_r=2.5)
+        maps.append(cg.contrast(fit, "face - house").compute())
+    parts = {"": maps} | {f"ses-{i + 1}": maps[4 * i : 4 * i + 4] for i in range(3)}
+    for name, members in parts.items():
+        prefix = "_".join(filter(None, ["sub-2", name, "contrast-faces"]))
+        cg.save(cg.fixed_effects(members), tmp_path / "plain" / "sub-2" / name, prefix=prefix)
+    plain, found = maps_of(tmp_path / "plain"), maps_of(tmp_path / "out")
+    images = [name for name in plain if name.endswith(".nii.gz")]
+    assert len(images) >= 20
+    assert [name for name in images if found[name] != plain[name]] == []

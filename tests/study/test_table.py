@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from chunkglm.errors import StudyError
+from chunkglm.study.model import read_model
 from chunkglm.study.table import entities, read_runs
 
 
@@ -82,6 +83,22 @@ def test_read_runs__tells_everything_that_is_wrong_at_once(study: Path) -> None:
 def test_read_runs__needs_its_columns(study: Path, columns: dict[str, Any], words: str) -> None:
     with pytest.raises(StudyError, match=words):
         read_runs(frame(study).drop(columns=list(columns)))
+
+
+def test_read_runs__takes_no_slip_for_a_column_to_keep(study: Path) -> None:
+    table = frame(study).assign(confound="c.tsv", Age=3)
+    with pytest.raises(StudyError, match="'confound' is not known; did you mean 'confounds'") as e:
+        read_runs(table)
+    assert len(e.value.problems) == 1
+
+
+def test_check_rows__tells_what_the_model_lacks(study: Path) -> None:
+    model = read_model({"contrasts": {"a": "A"}, "level": "session", "max_fd": 0.5})
+    with pytest.raises(StudyError) as caught:
+        model.check_rows("table", read_runs(frame(study)))
+    assert len(caught.value.problems) == 16
+    assert "row 1: the model names volumes to leave out" in caught.value.problems[0]
+    assert 'row 1: the level is "session", but session is empty' in caught.value.problems[1]
 
 
 def test_read_runs__refuses_what_is_no_table(tmp_path: Path, study: Path) -> None:
