@@ -68,11 +68,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the table and the machine here")
     parser.add_argument("--data", type=Path, help="folder for the simulated runs, kept")
     parser.add_argument("--long", action="store_true", help="also a run of 4.2 GB; takes minutes")
+    parser.add_argument("--study", action="store_true", help="only a study, on two processes")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work_alone(**options.worker)
         return
+    if options.study:
+        # A script of its own, which the processes that it starts import.
+        script = str(Path(__file__).with_name("benchmark_study.py"))
+        command = [sys.executable, script, "--pairs", "3" if options.quick else "5"]
+        folder = ["--folder", str(options.data)] if options.data else []
+        sys.exit(subprocess.run([*command, *folder], check=False).returncode)
     with tempfile.TemporaryDirectory() as scratch:
         measure(options, options.data or Path(scratch) / "data", Path(scratch))
 
