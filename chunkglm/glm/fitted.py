@@ -16,7 +16,7 @@ from chunkglm.design import Design
 from chunkglm.glm.algebra import sub_model
 from chunkglm.glm.series import predicted_of, residuals_of
 from chunkglm.glm.space import Grid, grid_of_attrs
-from chunkglm.glm.stored import read_dataset, small, with_small_read, write_dataset
+from chunkglm.glm.stored import Stored, read_stored, write_stored
 from chunkglm.kernels.estimate import model_maps
 from chunkglm.kernels.factor import DesignFactor
 from chunkglm.kernels.moments import Moments
@@ -27,8 +27,9 @@ from chunkglm.kernels.solve import OUTSIDE_MASK, Model
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_moments
-from chunkglm.lazy.moments import Slabs, make_slabs
+from chunkglm.lazy.moments import Slabs, make_slabs, moments_fields
 from chunkglm.lazy.neighbours import with_neighbours
+from chunkglm.lazy.packed import packed, unpacked
 from chunkglm.schema import MODEL_MAPS, MOMENTS, REGRESSOR, SPACE, TIME, VOXEL, VOXEL_STATUS
 
 FILLS = {"voxel_status": float(OUTSIDE_MASK)}
@@ -131,7 +132,7 @@ class Fit:
         StoreError
             When something is in the way, another process is writing it, or there is no room.
         """
-        return write_dataset(stored_form(self), path, overwrite, storage_options)
+        return write_stored(stored_form(self), path, overwrite, storage_options)
 
     @property
     def beta(self) -> xr.DataArray:
@@ -298,83 +299,76 @@ def _encoding(array: da.Array) -> dict[str, Any]:
 
 
 FIT = "fit"
-_FACTOR = tuple(f"factor_{f.name}" for f in fields(DesignFactor) if f.name != "segments")
+_FACTOR = tuple(f.name for f in fields(DesignFactor) if f.name != "segments")
 
 
-def stored_form(fitted: Fit) -> xr.Dataset:
-    """Return a fit as one Dataset: moments, design, and its factor as it was.
+def stored_form(fitted: Fit) -> Stored:
+    """Return what a store holds of a fit: moments, design, and its factor as it was.
 
     The factor is kept, not made again: another BLAS may choose another basis of the same space,
     and the moments are those of this one.
     """
-    widest = max(fitted.slabs.voxel_chunks)
-    dataset = fitted.dataset.chunk({VOXEL: widest})
-    factor = {name: np.asarray(getattr(fitted.factor, name[7:])) for name in _FACTOR}
-    segments = fitted.factor.segments
-    if segments.n_kept < segments.n_volumes or segments.n_segments > 1:
-        factor |= {"factor_kept": segments.kept, "factor_edges": segments.edges}
-    variables: dict[Any, Any] = {
-        # zarr keeps no arrays without elements; there are none of rank 0 elsewhere.
-        name: ([f"{name}_{axis}" for axis in range(values.ndim)], values)
-        for name, values in factor.items()
-        if values.size
-    }
-    rows = TIME if fitted.design.n_scans == segments.n_volumes else "kept_volume"
+    factor, segments = fitted.factor, fitted.factor.segments
+    model = {name: np.asarray(getattr(factor, name)) for name in _FACTOR}
+    model |= {"kept": segments.kept, "edges": segments.edges, "design": fitted.design.values}
+    attrs: dict[str, Any] = {}
+    if TIME in fitted.dataset.coords:
+        model[TIME] = fitted.dataset.coords[TIME].to_numpy()
+        attrs["time"] = fitted.dataset.coords[TIME].attrs
     edges = [p.start for p in fitted.slabs.planes] + [fitted.slabs.mask.shape[2]]
-    return dataset.assign(
-        design=((rows, REGRESSOR), fitted.design.values),
-        **variables,
-    ).assign_attrs(
-        holds=FIT,
-        regressors=list(fitted.design.names),
-        design_source=fitted.design.source,
-        noise=asdict(fitted.noise),
-        n_volumes=segments.n_volumes,
-        scaling=fitted.scaling,
-        shape=list(fitted.slabs.mask.shape),
-        slab_edges=edges,
-        written=secrets.token_hex(16),
+    attrs |= {
+        "holds": FIT,
+        "moments": dict(fitted.dataset.attrs),
+        "regressors": list(fitted.design.names),
+        "design_source": fitted.design.source,
+        "noise": asdict(fitted.noise),
+        "n_lags": fitted.dataset.sizes["lag"] - 1,
+        "n_volumes": segments.n_volumes,
+        "scaling": fitted.scaling,
+        "slab_edges": edges,
+        "written": secrets.token_hex(16),
         **fitted.grid.attrs(),
-    )
+    }
+    return Stored(packed(fitted.moments, fitted.slabs), fitted.slabs.mask, model, attrs)
 
 
-def fit_of_stored(dataset: xr.Dataset, label: str) -> Fit:
+def fit_of_stored(stored: Stored, label: str) -> Fit:
     """Return the fit that `stored_form` described; its moments stay lazy."""
-    attrs = dataset.attrs
-    mask = np.zeros(attrs["shape"], dtype=bool)
-    mask[tuple(small(dataset, name) for name in SPACE)] = True
-    edges = attrs["slab_edges"]
-    planes = [range(a, b) for a, b in pairwise(edges)]
-    design = Design(small(dataset, "design"), tuple(attrs["regressors"]), attrs["design_source"])
-    moments = dataset[list(MOMENTS)]
-    if TIME in dataset.coords:
-        moments = moments.assign_coords({TIME: dataset.coords[TIME].variable})
-    about = ("run", "smoothing_fwhm", "joined_runs")
-    moments.attrs = {name: attrs[name] for name in about if name in attrs}
+    attrs, model = stored.attrs, stored.model
+    slabs = make_slabs(stored.mask, [range(a, b) for a, b in pairwise(attrs["slab_edges"])])
+    kept, edges = (model[name].astype(np.intp) for name in ("kept", "edges"))
+    whole = len(kept) == attrs["n_volumes"] and len(edges) == 2
+    segments = whole_run(len(kept)) if whole else Segments(int(attrs["n_volumes"]), kept, edges)
+    found: dict[str, Any] = {name: model[name] for name in _FACTOR}
+    found |= {
+        "pivots": model["pivots"].astype(np.intp),
+        "rank": int(model["rank"]),
+        "constant_in_span": bool(model["constant_in_span"]),
+    }
+    factor = DesignFactor(**found, segments=segments)
+    fields_ = moments_fields(factor.shifted_basis(int(attrs["n_lags"])))
+    moments = moments_dataset(unpacked(stored.moments, slabs, fields_), slabs, attrs["moments"])
+    if TIME in model:
+        moments = moments.assign_coords({TIME: (TIME, model[TIME], attrs["time"])})
     return Fit(
         moments,
-        design,
+        Design(model["design"], tuple(attrs["regressors"]), attrs["design_source"]),
         AR(**attrs["noise"]),
         attrs["scaling"],
         grid_of_attrs(attrs, label),
-        make_slabs(mask, planes),
-        _factor_of(dataset),
+        slabs,
+        factor,
     )
 
 
-def _factor_of(dataset: xr.Dataset) -> DesignFactor:
-    found: dict[str, Any] = {}
-    for name in _FACTOR:
-        found[name[7:]] = small(dataset, name) if name in dataset else None
-    rank, n_columns = int(found["rank"]), found["pivots"].size
-    if found["implied"] is None:
-        found["implied"] = np.zeros((rank, n_columns - rank))
-    found["rank"], found["constant_in_span"] = rank, bool(found["constant_in_span"])
-    segments = whole_run(len(found["basis"]))
-    if "factor_kept" in dataset:
-        kept, edges = (small(dataset, f"factor_{name}") for name in ("kept", "edges"))
-        segments = Segments(int(dataset.attrs["n_volumes"]), kept, edges)
-    return DesignFactor(**found, segments=segments)
+def moments_dataset(
+    arrays: Mapping[str, da.Array], slabs: Slabs, attrs: Mapping[str, Any]
+) -> xr.Dataset:
+    """Name the dims of moments, and say where their voxels lie."""
+    z, y, x = np.nonzero(slabs.mask.T)
+    coords = {n: (VOXEL, v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
+    variables = {n: (MOMENTS[n].dims, a, MOMENTS[n].attrs()) for n, a in arrays.items()}
+    return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
 def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> Fit:
@@ -400,6 +394,6 @@ def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> 
     # zarr takes 0.3 s to import, and only stores need it.
     from chunkglm.io.checked import damage_told
 
-    dataset, label = read_dataset(path, FIT, storage_options)
+    stored, label = read_stored(path, FIT, storage_options)
     with damage_told(label):
-        return fit_of_stored(with_small_read(dataset, MOMENTS), label)
+        return fit_of_stored(stored, label)

@@ -22,7 +22,7 @@ from chunkglm.design import (
 )
 from chunkglm.errors import DesignError, ImageError, MaskError
 from chunkglm.glm.algebra import moments_within
-from chunkglm.glm.fitted import Fit
+from chunkglm.glm.fitted import Fit, moments_dataset
 from chunkglm.glm.inputs import read_here
 from chunkglm.glm.masks import load_mask
 from chunkglm.glm.runs import check_run, open_run, untouched_source
@@ -39,8 +39,8 @@ from chunkglm.kernels.noise import AR, DEFAULT_NOISE, check_order, parse_noise
 from chunkglm.kernels.segments import Segments, segments_of_mask
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.moments import Slabs, make_slabs, moments_of_array, moments_of_source
-from chunkglm.schema import MOMENTS, SPACE, TIME
+from chunkglm.lazy.moments import make_slabs, moments_of_array, moments_of_source
+from chunkglm.schema import SPACE, TIME
 from chunkglm.sizes import moment_bytes
 from chunkglm.sizes import slabs as plan_slabs
 
@@ -184,7 +184,8 @@ def fit(
     fits = {}
     for key, factor in factors.items():
         found = arrays if len(factors) == 1 else moments_within(arrays, basis, factor)
-        dataset = _moments_dataset(found, slabs, label, fwhm)
+        about = {"run": label, "smoothing_fwhm": fwhm}
+        dataset = moments_dataset(found, slabs, about)
         if TIME in run.coords:
             dataset = dataset.assign_coords({TIME: run.coords[TIME].variable})
         fits[key] = Fit(dataset, designs[key], noise, percent, grid, slabs, factor)
@@ -307,13 +308,3 @@ def _sigma(fwhm: float | None, affine: FloatArray) -> tuple[float, float, float]
         msg = f"smoothing needs voxel sizes, but the affine's columns have none: {affine.tolist()}"
         raise ImageError(msg)
     return sigma
-
-
-def _moments_dataset(
-    arrays: Mapping[str, da.Array], slabs: Slabs, run: str, fwhm: float | None
-) -> xr.Dataset:
-    z, y, x = np.nonzero(slabs.mask.T)
-    coords = {n: ("voxel", v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
-    variables = {n: (MOMENTS[n].dims, a, MOMENTS[n].attrs()) for n, a in arrays.items()}
-    attrs = {"run": run, "smoothing_fwhm": fwhm}
-    return xr.Dataset(variables, coords=coords, attrs=attrs)

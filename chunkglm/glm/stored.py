@@ -1,27 +1,44 @@
-"""Datasets as stores of the same kind as runs: complete or absent, every key checked when read."""
+"""Fits as stores of the same kind as runs: complete or absent, every key checked when read.
 
-from collections.abc import Collection, Mapping
-from typing import Any
+Three arrays hold all there is, since each costs a millisecond or two to open: ``moments``, a chunk
+for each slab of voxels, ``mask``, and ``model``, the numbers of the design and its factor one after
+the other, of which the attribute ``arrays`` tells names and shapes.
+"""
 
-import dask
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import dask.array as da
 import numpy as np
 import xarray as xr
 
-FORMAT = 2  # 1 held sums of the data; moments are of residuals now
+from chunkglm._types import AnyArray, BoolArray
+from chunkglm.schema import SPACE
+
+# 1 held sums of the data, and 2 each moment, and each part of the factor, in an array of its own.
+FORMAT = 3
 
 
-def write_dataset(
-    dataset: xr.Dataset,
+class Stored(NamedTuple):
+    """What a store holds of a fit."""
+
+    moments: Any  # (slab, number, voxel): a dask array to be written, a reader of its slabs if read
+    mask: BoolArray  # (x, y, z)
+    model: Mapping[str, AnyArray]  # in float64, which holds indices and yes or no exactly
+    attrs: Mapping[str, Any]  # ``holds`` says what it is
+
+
+def write_stored(
+    stored: Stored,
     path: Any,
     overwrite: bool,
     storage_options: Mapping[str, Any] | None,
 ) -> str:
-    """Compute and store a Dataset; it is there only when it is whole.
+    """Compute and store a fit; it is there only when it is whole.
 
     Parameters
     ----------
-    dataset : Dataset
-        Its ``attrs["holds"]`` says what it is.
+    stored : Stored
     path : str, Path or zarr store
     overwrite : bool
     storage_options : mapping or None
@@ -37,9 +54,9 @@ def write_dataset(
 
     place = place_of(path, storage_options)
     check_destination(place, overwrite=overwrite)
-    marked = dataset.assign_attrs(chunkglm_format=FORMAT)
+    dataset = _dataset_of(stored)
     with committed(place, overwrite=overwrite, needed=dataset.nbytes) as store:
-        marked.to_zarr(
+        dataset.to_zarr(
             store,
             zarr_format=3,
             consolidated=False,
@@ -50,22 +67,37 @@ def write_dataset(
     return place.label
 
 
+def _dataset_of(stored: Stored) -> xr.Dataset:
+    moments: da.Array = stored.moments
+    numbers = [np.asarray(values, dtype=np.float64).reshape(-1) for values in stored.model.values()]
+    return xr.Dataset(
+        {
+            "moments": (("slab", "number", "voxel"), moments),
+            "mask": (SPACE, stored.mask.astype(np.int8)),
+            "model": (("entry",), np.concatenate(numbers)),
+        },
+        attrs={
+            **stored.attrs,
+            "arrays": {name: list(np.shape(values)) for name, values in stored.model.items()},
+            "chunkglm_format": FORMAT,
+        },
+    )
+
+
 def _encoding(dataset: xr.Dataset) -> dict[Any, Any]:
     from zarr.codecs import BloscCodec
 
     # Sums of noise hardly shrink: shuffled lz4 costs little and takes what there is.
     compressors = [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")]
-    return {
-        name: {"compressors": compressors}
-        for name, variable in dataset.variables.items()
-        if variable.dtype.kind in "fi" and variable.ndim and variable.size
-    }
+    # In one chunk, which zarr would cut if they are large; those of moments are dask's.
+    whole = {name: {"chunks": dataset[name].shape} for name in ("mask", "model")}
+    return {name: {"compressors": compressors, **whole.get(str(name), {})} for name in dataset}
 
 
-def read_dataset(
+def read_stored(
     path: Any, holds: str, storage_options: Mapping[str, Any] | None
-) -> tuple[xr.Dataset, str]:
-    """Open a stored Dataset, lazily.
+) -> tuple[Stored, str]:
+    """Open a stored fit; its moments are not read.
 
     Parameters
     ----------
@@ -76,7 +108,7 @@ def read_dataset(
 
     Returns
     -------
-    Dataset, str
+    Stored, str
         And what messages call it.
 
     Raises
@@ -85,36 +117,18 @@ def read_dataset(
         When it is not there, not complete, or holds something else.
     """
     from chunkglm.io.checked import check_kind, damage_told, open_checked
+    from chunkglm.io.chunks import SlabReader
     from chunkglm.io.place import place_of
 
     place = place_of(path, storage_options)
     group = open_checked(place)
-    check_kind(group, place.label, holds, FORMAT)
+    attrs = check_kind(group, place.label, holds, FORMAT)
     with damage_told(place.label):
-        return xr.open_zarr(group.store, consolidated=False, chunks={}), place.label
-
-
-def with_small_read(dataset: xr.Dataset, lazy: Collection[str]) -> xr.Dataset:
-    """Read all variables but some into memory, at once and here: a cluster has nothing to gain.
-
-    One by one, a dozen of them take 70 ms, together 20.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    lazy : collection of str
-        Those that stay as they are.
-
-    Returns
-    -------
-    Dataset
-    """
-    with dask.config.set(scheduler="synchronous"):
-        read = dataset.drop_vars(list(lazy)).compute()
-    return read.assign({name: dataset[name].variable for name in lazy})
-
-
-def small(dataset: xr.Dataset, name: str) -> Any:
-    """Read a small variable into memory, here: a cluster has nothing to gain from it."""
-    with dask.config.set(scheduler="synchronous"):
-        return np.asarray(dataset[name].to_numpy())
+        arrays: Any = group
+        mask, numbers = np.asarray(arrays["mask"]) != 0, np.asarray(arrays["model"])
+        model, first = {}, 0
+        for name, shape in attrs["arrays"].items():
+            stop = first + int(np.prod(shape, dtype=int))
+            model[name] = numbers[first:stop].reshape(shape)
+            first = stop
+        return Stored(SlabReader(arrays["moments"]), mask, model, attrs), place.label

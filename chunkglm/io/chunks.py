@@ -1,4 +1,4 @@
-"""Chunks of a run's store, decoded by whoever reads them into memory that is used again."""
+"""Chunks of a store, decoded by whoever reads them; a run's into memory that is used again."""
 
 import sys
 from typing import Any
@@ -69,22 +69,52 @@ class ChunkReader:
 
     def _decode(self, slab: int, block: int) -> None:
         """Put a chunk into the buffer."""
-        name = self._array.metadata.encode_chunk_key((0, 0, slab, block))
-        key = f"{self._array.path}/{name}".lstrip("/")
-        # The store compares what it finds with its manifest.
-        found = sync(self._array.store.get(key, default_buffer_prototype()))
-        if found is None:
-            raise FileNotFoundError(key)
-        frame = found.as_numpy_array()
-        n_bytes = int.from_bytes(frame[_DECODED_BYTES].tobytes(), "little")
-        if n_bytes != self._chunk.nbytes:
-            msg = f"{key} holds {n_bytes} bytes and must hold {self._chunk.nbytes}"
-            raise ValueError(msg)
-        blosc.decompress(frame, self._chunk)
+        _decode(self._array, (0, 0, slab, block), self._chunk)
+
+
+class SlabReader:
+    """Reads slabs of a store's array, a chunk each."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self._plain = _is_blosc(array)
+
+    def __dask_tokenize__(self) -> object:
+        """Tell this writing of this store from any other, without reading it."""
+        return "SlabReader", self._array.path, self._array.store
+
+    def read(self, number: int) -> AnyArray:
+        """Read the slab of that number, one axis less than the array's."""
+        if not self._plain:
+            return np.asarray(self._array[number])
+        out = np.empty(self._array.shape[1:], self._array.dtype)
+        _decode(self._array, (number, *(0 for _ in out.shape)), out)
+        return out
+
+
+def _decode(array: Any, index: tuple[int, ...], out: AnyArray) -> None:
+    """Put a chunk into memory."""
+    name = array.metadata.encode_chunk_key(index)
+    key = f"{array.path}/{name}".lstrip("/")
+    # The store compares what it finds with its manifest.
+    found = sync(array.store.get(key, default_buffer_prototype()))
+    if found is None:
+        raise FileNotFoundError(key)
+    frame = found.as_numpy_array()
+    n_bytes = int.from_bytes(frame[_DECODED_BYTES].tobytes(), "little")
+    if n_bytes != out.nbytes:
+        msg = f"{key} holds {n_bytes} bytes and must hold {out.nbytes}"
+        raise ValueError(msg)
+    blosc.decompress(frame, out)
 
 
 def _is_plain(array: Any) -> bool:
-    """Whether chunks are whole planes of numbers in this machine's order, compressed by blosc."""
+    """Whether chunks are whole planes, and `_is_blosc`."""
+    return _is_blosc(array) and array.chunks[:2] == array.shape[:2]
+
+
+def _is_blosc(array: Any) -> bool:
+    """Whether chunks are numbers in this machine's order, compressed by blosc alone."""
     serializer, compressors = array.serializer, array.compressors
     return bool(
         array.shards is None
@@ -93,7 +123,6 @@ def _is_plain(array: Any) -> bool:
         and isinstance(compressors[0], BloscCodec)
         and isinstance(serializer, BytesCodec)
         and (array.dtype.itemsize == 1 or getattr(serializer.endian, "value", "") == sys.byteorder)
-        and array.chunks[:2] == array.shape[:2]
     )
 
 

@@ -16,7 +16,7 @@ from chunkglm.io.inflate import crc32
 # Inside an array's folder, the one place where zarr does not take it for a broken member and warn.
 NAME = "chunkglm-manifest.json"
 # The array that has it: of a run's store, of a fit's, of a study's.
-HOSTS = ("bold", "reference", "effect_size")
+HOSTS = ("bold", "moments", "effect_size")
 KEYS = tuple(f"{host}/{NAME}" for host in HOSTS)
 FORMAT = 1
 

@@ -60,12 +60,15 @@ class ShiftedBasis:
     @property
     def sums(self) -> BasisSums:
         """Sums over the volumes; made anew each time, at the cost of a few voxels."""
-        q = self.rows[0].T
+        # What arrives from another process may lie anywhere in memory, and numpy and BLAS round by
+        # that: copied, it lies as it did there.
+        rows = self.rows.copy()
+        q = rows[0].T
         edges = (
             f(q, self.n_lags).reshape(-1, self.rank)
             for f in (self.segments.heads, self.segments.tails)
         )
-        return BasisSums(self.rows @ q, q.sum(axis=0), *edges)
+        return BasisSums(rows @ q, q.sum(axis=0), *edges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,8 @@ class DesignFactor:
 def shifted_basis(basis: FloatArray, n_lags: int, segments: Segments) -> ShiftedBasis:
     """``S_d Q`` for d = 0..n_lags, of any (N, r) basis; see `DesignFactor.shifted_basis`."""
     rows = np.stack([segments.shift(basis, lag).T for lag in range(n_lags + 1)])
-    return ShiftedBasis(rows, segments)
+    # In the order in which they arrive at another process: sums then round there as they do here.
+    return ShiftedBasis(np.ascontiguousarray(rows), segments)
 
 
 def common_basis(bases: Sequence[FloatArray]) -> FloatArray:

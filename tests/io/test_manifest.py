@@ -29,7 +29,7 @@ from chunkglm.io.store import write_store
 # Of each kind of store: the array with a manifest, its middle chunk, and another chunk.
 PARTS = {
     "run": ("bold", "bold/c/0/0/1/1", "bold/c/0/0/2/2"),
-    "fit": ("reference", "products/c/0/0/0", "autocovariance/c/0/0"),
+    "fit": ("moments", "moments/c/0/0/0", "mask/c/0/0/0"),
 }
 
 
