@@ -80,8 +80,9 @@ class Driver:
         )
 
     def _submit_subject(self, subject: str, runs: list[Any]) -> Any:
+        # Before runs that wait: it frees the maps of runs.
         return self.engine.submit(
-            f"subject-{subject}", subject_job, subject, self.model, str(self.out), runs
+            f"subject-{subject}", subject_job, subject, self.model, str(self.out), runs, priority=1
         )
 
     def _end_run(self, future: Any) -> None:

@@ -33,7 +33,7 @@ class Engine(Protocol):
     def worker(self) -> tuple[int | None, int]:
         """Bytes of memory (None where there is no limit) and threads of its tightest worker."""
 
-    def submit(self, label: str, job: Callable[..., Any], *args: Any) -> Any:
+    def submit(self, label: str, job: Callable[..., Any], *args: Any, priority: int = 0) -> Any:
         """Begin a job; among its arguments may be futures, alone or in lists."""
 
     def wait(self, futures: Collection[Any], seconds: float) -> set[Any]:
@@ -68,8 +68,10 @@ class LocalEngine:
         """Jobs that it does at once."""
         return self._n
 
-    def submit(self, label: str, job: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Begin a job."""
+    def submit(
+        self, label: str, job: Callable[..., Any], *args: Any, priority: int = 0
+    ) -> Future[Any]:
+        """Begin a job, in turn: few wait."""
         return self._pool.submit(job, *args)
 
     def wait(self, futures: Collection[Any], seconds: float) -> set[Any]:
@@ -115,11 +117,11 @@ class ClusterEngine:
         limited = [(int(limit), n) for limit, n in found if limit]
         return min(limited, key=lambda one: one[0] / one[1]) if limited else (self._limit, 1)
 
-    def submit(self, label: str, job: Callable[..., Any], *args: Any) -> Any:
+    def submit(self, label: str, job: Callable[..., Any], *args: Any, priority: int = 0) -> Any:
         """Begin a job under a name that says what it is, on dask's dashboard and in its errors."""
         with self._reached():
             key = f"{label}-{uuid.uuid4().hex}"
-            return self._client.submit(job, *args, key=key, pure=False)
+            return self._client.submit(job, *args, key=key, pure=False, priority=priority)
 
     def wait(self, futures: Collection[Any], seconds: float) -> set[Any]:
         """Futures that are done, as soon as one is; none after some seconds."""
