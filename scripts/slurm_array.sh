@@ -30,5 +30,5 @@ if [ "${1:-}" = finalise ]; then
     exec chunkglm finalise "$2" "$3" "$4"
 fi
 exec chunkglm run "$1" "$2" "$3" --partition "$SLURM_ARRAY_TASK_ID/$4" \
-    --threads "${SLURM_CPUS_PER_TASK:-1}" \
+    --threads "${SLURM_CPUS_PER_TASK:-1}" --quiet \
     --memory-limit "${SLURM_MEM_PER_NODE:-2000}MB"
