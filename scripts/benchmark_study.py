@@ -104,15 +104,18 @@ def nilearn_subject(study: Path, out: Path, subject: str, runs: list[str]) -> No
     warnings.simplefilter("ignore")
     mask = str(study / "mask.nii.gz")
     found: dict[str, list[Any]] = {name: [] for name in CONTRASTS}
+    dofs = []
     for run in runs:
         model = FirstLevelModel(t_r=T_R, mask_img=mask, smoothing_fwhm=FWHM)
         model.fit(str(study / run), events=str(study / "events.tsv"))
+        design = model.design_matrices_[0]
+        dofs.append(len(design) - np.linalg.matrix_rank(design))
         for name, definition in CONTRASTS.items():
             found[name].append(model.compute_contrast(definition, output_type="all"))
     (out / subject).mkdir(parents=True)
     for name, maps in found.items():
         effects, variances = ([m[key] for m in maps] for key in ("effect_size", "effect_variance"))
-        combined = compute_fixed_effects(effects, variances, mask)
+        combined = compute_fixed_effects(effects, variances, mask, dofs=dofs)
         for stat, image in zip(("effect", "variance", "t", "z"), combined, strict=True):
             image.to_filename(out / subject / f"{name}_{stat}.nii.gz")
 

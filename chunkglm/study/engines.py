@@ -231,8 +231,13 @@ def local_cluster(n_workers: int, memory_limit: str | None = None) -> Iterator[A
     from dask import config
     from distributed import Client, LocalCluster
 
-    # A run that kills its worker is blamed after two, and not four; each costs seconds.
-    with config.set({"distributed.scheduler.allowed-failures": 1}):
+    settings = {
+        # A run that kills its worker is blamed after two, and not four; each costs seconds.
+        "distributed.scheduler.allowed-failures": 1,
+        # Samples of what workers are at, a hundred a second, kept for an hour.
+        "distributed.worker.profile.enabled": False,
+    }
+    with config.set(settings):
         cluster = LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
