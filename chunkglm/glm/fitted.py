@@ -25,7 +25,7 @@ from chunkglm.kernels.segments import Segments, whole_run
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.kernels.solve import OUTSIDE_MASK, Model
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.graph import Field
+from chunkglm.lazy.graph import Field, array_of_held
 from chunkglm.lazy.maps import maps_of_moments
 from chunkglm.lazy.moments import Slabs, make_slabs, moments_fields
 from chunkglm.lazy.neighbours import with_neighbours
@@ -80,7 +80,7 @@ class Fit:
         for name in Moments._fields:
             data = self.dataset[name].data
             if not isinstance(data, da.Array):
-                data = da.from_array(data, chunks=(*data.shape[:-1], chunks))
+                data = array_of_held(np.asarray(data), chunks)
             found[name] = data.rechunk({data.ndim - 1: chunks})
         return found
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
+
+from chunkglm._types import AnyArray
 
 Key = Hashable
 
@@ -22,6 +26,35 @@ class Field:
 
     leading: tuple[int, ...]  # axes before the chunked one(s), whole
     dtype: str
+
+
+def array_of_held(data: AnyArray, chunks: tuple[int, ...]) -> da.Array:
+    """Show an array in memory as one that is chunked along its last axis, without a copy of it.
+
+    ``dask.array.from_array`` copies, lest the array be changed later: 12 MB of moments of a small
+    run, each time they are asked for.
+
+    Parameters
+    ----------
+    data : (..., n) array
+        Never changed afterwards.
+    chunks : tuple of int
+        Along the last axis.
+
+    Returns
+    -------
+    (..., n) dask array
+    """
+    name = f"held-{tokenize(data, chunks)}"
+    before = (0,) * (data.ndim - 1)
+    edges = [0, *accumulate(chunks)]
+    kept = data.view()
+    kept.flags.writeable = False  # a task that changed its block would change the next one's too
+    blocks = {
+        (name, *before, i): kept[..., first:stop] for i, (first, stop) in enumerate(pairwise(edges))
+    }
+    sizes = (*((n,) for n in data.shape[:-1]), chunks)
+    return da.Array(blocks, name, chunks=sizes, dtype=data.dtype)
 
 
 def arrays_of_tasks(

@@ -1,8 +1,6 @@
 """The first-level model with nilearn's signature, fitted by this engine."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,33 +8,23 @@ import dask
 import nilearn.glm.first_level as theirs
 import numpy as np
 from nilearn.image import check_niimg
-from nilearn.surface import SurfaceImage
 from sklearn.utils.validation import check_is_fitted
 
-from chunkglm._types import AnyArray, BoolArray, FloatArray
-from chunkglm.design import Design, parse_contrast
+from chunkglm._types import AnyArray, BoolArray
+from chunkglm.design import Design
 from chunkglm.errors import ContrastError, ParameterError
 from chunkglm.glm import fit
 from chunkglm.kernels.noise import AR, parse_noise
+from chunkglm.nilearn.checks import check_masker, check_nilearn, check_parameters, check_runs
+from chunkglm.nilearn.definitions import weights_of_runs
 from chunkglm.nilearn.effects import effects_of_runs
 from chunkglm.nilearn.runs import as_image, as_run, first_volume, mean_image
 from chunkglm.nilearn.scaling import scaled
 from chunkglm.nilearn.series import series_of
+from chunkglm.nilearn.workers import workers
 from chunkglm.schema import TIME
 
 _OUTPUTS = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
-
-# What nilearn's own `fit` calls and this class puts in its place.
-_HOOKS = (
-    "_create_all_designs",
-    "_create_single_design",
-    "_fit_single_run",
-    "_get_element_wise_model_attribute",
-    "_prepare_mask",
-)
-
-# Of a masker: what would change the series before they are fitted.
-_MASKER = ("detrend", "high_variance_confounds", "low_pass", "high_pass", "clean_args", "runs")
 
 
 class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
@@ -114,15 +102,16 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         FirstLevelModel
             Itself.
         """
-        _check_nilearn()
-        _check_parameters(self)
+        check_nilearn()
+        check_parameters(self)
         several = isinstance(run_imgs, (list, tuple))
+        check_runs(run_imgs if several else [run_imgs])
         images = [as_image(run) for run in run_imgs] if several else as_image(run_imgs)
         self._runs: list[Any] = []
         for name in ("residuals_", "predicted_", "r_square_", "residuals", "predicted", "r_square"):
             self.__dict__.pop(name, None)  # nilearn keeps those of an earlier fit
         super().fit(images, events, confounds, sample_masks, design_matrices, bins)
-        with _workers(self.n_jobs):
+        with workers(self.n_jobs):
             computed = dask.compute([f.dataset for f in self.results_])[0]
         self.results_ = [
             replace(f, dataset=d) for f, d in zip(self.results_, computed, strict=True)
@@ -156,14 +145,11 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
             When the contrast cannot be read or estimated. A ValueError.
         """
         check_is_fitted(self)
-        definitions = self._definitions(contrast_def)
         if output_type not in (*_OUTPUTS, "all"):
             msg = f"output_type must be one of {(*_OUTPUTS, 'all')}, but is {output_type!r}"
             raise ParameterError(msg)
-        vectors = [
-            _weights(d, [str(name) for name in X.columns])
-            for d, X in zip(definitions, self.design_matrices_, strict=True)
-        ]
+        columns = [[str(name) for name in X.columns] for X in self.design_matrices_]
+        vectors = weights_of_runs(contrast_def, columns, stacklevel=2)
         taken = [i for i, w in enumerate(vectors) if w.any()]
         for i in set(range(len(vectors))) - set(taken):
             warnings.warn(f"Contrast for run {i} is null.", UserWarning, stacklevel=2)
@@ -178,7 +164,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         if kind == "F" and len(taken) > 1:
             msg = "Running approximate fixed effects on F statistics."
             warnings.warn(msg, UserWarning, stacklevel=2)
-        with _workers(self.n_jobs):
+        with workers(self.n_jobs):
             found = effects_of_runs(
                 [self.results_[i] for i in taken], [vectors[i] for i in taken], kind, self._mask()
             )
@@ -187,28 +173,6 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         wanted = _OUTPUTS if output_type == "all" else (output_type,)
         images = {name: self._image(maps[name], f"{name} of contrast {label}") for name in wanted}
         return images if output_type == "all" else images[output_type]
-
-    def _definitions(self, contrast_def: Any) -> list[Any]:
-        """Return one definition for each run."""
-        n_runs = len(self.results_)
-        if isinstance(contrast_def, (str, np.ndarray)):
-            contrast_def = [contrast_def]
-        if not isinstance(contrast_def, (list, tuple)):
-            msg = "contrast_def must be an array or str or list of (array or str)."
-            raise ContrastError(msg)
-        if len(contrast_def) == 1 and n_runs > 1:
-            msg = (
-                f"The same contrast will be used for all {n_runs} runs. If the design matrices are "
-                "not the same for all runs, (for example with different column names or column "
-                "order across runs) you should pass contrast as an expression using the name of "
-                "the conditions as they appear in the design matrices."
-            )
-            warnings.warn(msg, RuntimeWarning, stacklevel=3)
-            return list(contrast_def) * n_runs
-        if len(contrast_def) != n_runs:
-            msg = f"{len(contrast_def)} contrasts given, while there are {n_runs} runs."
-            raise ContrastError(msg)
-        return list(contrast_def)
 
     def _mask(self) -> BoolArray:
         return np.asarray(self.masker_.mask_img_.dataobj) > 0
@@ -232,12 +196,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
             # Of a masker that has a mask and is given images.
             warnings.filterwarnings("ignore", message=".*Generation of a mask.*")
             super()._prepare_mask(stand_ins)
-        set_to = [n for n in _MASKER if getattr(self.masker_, n, None) not in (None, False, {}, [])]
-        if set_to:
-            msg = (
-                f"mask_img: a masker with {set_to[0]} set cannot be honoured; clean the runs first"
-            )
-            raise ParameterError(msg)
+        check_masker(self.masker_)
 
     def _create_all_designs(
         self, run_imgs: Any, events: Any, confounds: Any, design_matrices: Any
@@ -261,7 +220,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
             self.design_matrices_[run_idx] = design
         scaling, fwhm = self.signal_scaling, self.masker_.smoothing_fwhm
         if scaling in (1, (0, 1)):
-            with _workers(self.n_jobs):
+            with workers(self.n_jobs):
                 run = scaled(run, self._mask(), scaling, fwhm)
         noise = AR(1, bins=bins) if self.noise_model == "ar1" else parse_noise(self.noise_model)
         self.results_.append(
@@ -293,60 +252,3 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         return [
             self.masker_.inverse_transform(series_of(f, run, attribute, mask)) for f, run in pairs
         ]
-
-
-def _check_nilearn() -> None:
-    missing = [name for name in _HOOKS if not hasattr(theirs.FirstLevelModel, name)]
-    if missing:
-        msg = (
-            f"this nilearn has no FirstLevelModel.{missing[0]}: chunkglm.nilearn.FirstLevelModel "
-            "needs nilearn 0.14; use chunkglm.fit, or install it"
-        )
-        raise ImportError(msg)
-
-
-def _check_parameters(model: FirstLevelModel) -> None:
-    """Refuse what cannot be honoured, by name."""
-    reasons = {
-        "target_affine": (model.target_affine is not None, "resample the runs first"),
-        "target_shape": (model.target_shape is not None, "resample the runs first"),
-        "smoothing_fwhm": (
-            not (model.smoothing_fwhm is None or np.isscalar(model.smoothing_fwhm))
-            or isinstance(model.smoothing_fwhm, str),
-            "give one number of mm",
-        ),
-        "standardize": (
-            model.signal_scaling is False and model.standardize not in (False, None),
-            "leave it out, or scale with signal_scaling=0",
-        ),
-        "mask_img": (isinstance(model.mask_img, SurfaceImage), "fit surfaces with nilearn"),
-    }
-    for name, (refused, instead) in reasons.items():
-        if refused:
-            msg = f"{name}={getattr(model, name)!r} cannot be honoured; {instead}"
-            raise ParameterError(msg)
-
-
-@contextmanager
-def _workers(n_jobs: int) -> Iterator[None]:
-    if n_jobs in (1, -1, None):
-        yield
-    else:
-        with dask.config.set(num_workers=n_jobs):
-            yield
-
-
-def _weights(definition: Any, columns: list[str]) -> FloatArray:
-    """Weights (q, k) of a run's columns; short vectors are filled with zeros, as in nilearn."""
-    if isinstance(definition, str):
-        return np.array(parse_contrast(definition, columns).weights)
-    given = np.atleast_2d(np.asarray(definition, dtype=np.float64))
-    short = len(columns) - given.shape[1]
-    if short > 0:
-        msg = (
-            f"a contrast of {given.shape[1]} weights for {len(columns)} columns: "
-            "the rest are taken as 0"
-        )
-        warnings.warn(msg, UserWarning, stacklevel=4)
-        given = np.pad(given, ((0, 0), (0, short)))
-    return given
