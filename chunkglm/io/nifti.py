@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from math import prod
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +165,7 @@ class NiftiRun:
                 opened = HashedFile(opened, digest)
             with GzipReader(opened) if self.compressed else opened as file:
                 for volumes in times:
-                    block = np.empty((len(volumes), len(planes), y, x), self.dtype)
+                    block = _own_pages((len(volumes), len(planes), y, x), self.dtype)
                     for volume, t in zip(block, volumes, strict=True):
                         start = self.offset + t * self.volume_bytes + planes.start * plane_bytes
                         _skip(file, start - at, seekable=not forwards)
@@ -212,6 +214,15 @@ class NiftiRun:
             f"{self.path}: cannot be read to its end ({error}); the header promises {expected} "
             f"bytes of image and the file is truncated or corrupt; copy or download it again"
         )
+
+
+def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
+    """Memory that goes back to the system as soon as it is let go.
+
+    The C library keeps what a thread frees for that thread, and every run is read by a new one.
+    """
+    pages = mmap(-1, prod(shape) * dtype.itemsize, access=ACCESS_COPY)
+    return np.ndarray(shape, dtype, buffer=pages)
 
 
 def open_nifti(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> NiftiRun:
