@@ -54,7 +54,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
     ParameterError
         By `fit`, naming a parameter that cannot be honoured: `target_affine`, `target_shape`;
         `standardize` with ``signal_scaling=False``; `smoothing_fwhm` other than one number;
-        surface images; maskers that filter.
+        surface images, of runs or as masks; maskers that filter.
     MaskError
         When the mask is on another grid than the runs; nilearn resamples the runs in silence.
 
@@ -70,6 +70,8 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
     - Voxels that are constant or not finite have no statistic: 0 in every map, 1 in p.
     - Sums are float64; nilearn reads integers as float32.
     - ``signal_scaling=1`` scales each volume, as nilearn documents it; there it raises.
+    - Runs may be tuples, as nilearn documents; there it raises.
+    - `verbose` tells of runs; masking and fitting are one and are not told of apart.
     - `n_jobs`: 1 and -1 leave the number of threads to dask, other numbers set it.
     - `memory` holds what nilearn's masker caches; fits are not cached.
     - `random_state` has nothing to seed.
