@@ -1,12 +1,12 @@
 """Runs as they lie in NIfTI files, read forwards in blocks of volumes and checked to the end."""
 
 import io
+import mmap
 import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from math import prod
-from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,10 @@ def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
 
     The C library keeps what a thread frees for that thread, and every run is read by a new one.
     """
-    pages = mmap(-1, prod(shape) * dtype.itemsize, access=ACCESS_COPY)
+    pages = mmap.mmap(-1, prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        # As numpy asks for its own: turning a block takes large strides, a page each.
+        pages.madvise(mmap.MADV_HUGEPAGE)
     return np.ndarray(shape, dtype, buffer=pages)
 
 
