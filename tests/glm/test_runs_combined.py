@@ -30,11 +30,11 @@ from scipy.linalg import block_diag
 import chunkglm as cg
 from chunkglm.errors import ContrastError, MapsError
 
-# The same sums in another order; worst seen 3e-15.
+# The same sums in another order.
 REORDERED = 1e-13
-# Sums that runs were taken out of, against the others combined; worst seen 3e-14.
+# Sums that runs were taken out of, against the others combined.
 TAKEN_OUT = 1e-10
-# Beside one model of 146 volumes with dense matrices; worst seen 2e-12.
+# Beside one model of 146 volumes with dense matrices.
 ONE_MODEL = 1e-9
 
 LENGTHS = (30, 34, 41, 30, 37, 33)

@@ -24,7 +24,7 @@ ANOTHER_ORDER = 1e-13
 # Inverses of q x q covariances too, of condition up to 1e3. Seen: 2e-15, relative to the largest.
 INVERSES = 1e-9
 
-# Differences of sums of which at least 1e-5 is left here, times the condition. Seen: 1e-12.
+# Differences of sums of which at least 1e-5 is left here, times the condition.
 TAKEN_OUT = 1e-9
 # Dense matrices of 189 x 189, inverted. Seen: 3e-14.
 ONE_MODEL = 1e-10
