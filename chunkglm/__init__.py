@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from chunkglm.glm.thresholding import clusters, fdr, threshold
     from chunkglm.kernels.noise import AR
-    from chunkglm.report import plot_montage
+    from chunkglm.plotting import plot_montage
     from chunkglm.study import StudyModel, finalise, find_runs, run_study, verify_study
 
 # Loaded when first used: xarray, dask and pandas take a second, and `chunkglm --help` needs none.
@@ -68,7 +68,7 @@ _HOME = {
     "open_maps": "chunkglm.glm",
     "open_run": "chunkglm.glm",
     "plan": "chunkglm.glm",
-    "plot_montage": "chunkglm.report",
+    "plot_montage": "chunkglm.plotting",
     "sample_mask_from_confounds": "chunkglm.design",
     "run_study": "chunkglm.study",
     "save": "chunkglm.glm",

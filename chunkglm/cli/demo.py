@@ -17,7 +17,7 @@ from chunkglm.datasets import FiacData, fetch_fiac, simulate_fiac
 from chunkglm.glm import contrast, convert, fit, fixed_effects, open_run, save
 from chunkglm.glm.masks import load_mask
 from chunkglm.lazy.progress import progress_bar
-from chunkglm.report import plot_montage
+from chunkglm.plotting import plot_montage
 
 CONTRAST = {"SStSSp": -1, "SStDSp": -1, "DStSSp": 1, "DStDSp": 1}
 NAME = "contrast-DStMinusSSt"

@@ -1,5 +1,1 @@
-"""Pictures of results."""
-
-from chunkglm.report.montage import plot_montage
-
-__all__ = ["plot_montage"]
+"""Results as a page to read."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chunkglm.errors import MapsError
-from chunkglm.report import plot_montage
+from chunkglm.plotting import plot_montage
 
 SHAPE = (20, 24, 16)
 AFFINE = np.array([[-6.0, 0, 0, 57], [0, 6, 0, -69], [0, 0, 6, -45], [0, 0, 0, 1]])
@@ -141,9 +141,9 @@ def test_plot_montage__refuses_with_the_reason(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_report__import_is_cheap() -> None:
+def test_plotting__import_is_cheap() -> None:
     code = (
-        "import sys, chunkglm.report;"
+        "import sys, chunkglm.plotting;"
         "print([m for m in ('nilearn', 'matplotlib', 'dask', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
