@@ -1,9 +1,11 @@
 """Out-of-core, parallel GLM for task fMRI on dask, xarray and zarr."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chunkglm import plotting
     from chunkglm.datasets import fetch_fiac, simulate_fiac
     from chunkglm.design import (
         design_from_events,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from chunkglm.study import StudyModel, finalise, find_runs, run_study, verify_study
 
 # Loaded when first used: xarray, dask and pandas take a second, and `chunkglm --help` needs none.
+# A name whose home is the package itself is a module of it.
 _HOME = {
     "AR": "chunkglm.kernels.noise",
     "ChunkglmError": "chunkglm.errors",
@@ -69,6 +72,7 @@ _HOME = {
     "open_run": "chunkglm.glm",
     "plan": "chunkglm.glm",
     "plot_montage": "chunkglm.plotting",
+    "plotting": "chunkglm",
     "sample_mask_from_confounds": "chunkglm.design",
     "run_study": "chunkglm.study",
     "save": "chunkglm.glm",
@@ -108,6 +112,7 @@ __all__ = [
     "open_run",
     "plan",
     "plot_montage",
+    "plotting",
     "run_study",
     "sample_mask_from_confounds",
     "save",
@@ -123,8 +128,15 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    found = getattr(import_module(_HOME[name]), name)
+    home = _HOME[name]
+    if home == __name__:
+        found: Any = import_module(f"{home}.{name}")
+    else:
+        found = getattr(import_module(home), name)
     globals()[name] = found
+    if "chunkglm.glm" in sys.modules:
+        # What makes Datasets is loaded, and xarray with it: now they can have `maps.glm`.
+        import_module("chunkglm.plotting.accessor")
     return found
 
 

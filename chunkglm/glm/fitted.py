@@ -137,27 +137,27 @@ class Fit:
     @property
     def beta(self) -> xr.DataArray:
         """Coefficients, (regressor, x, y, z), in the units of the scaled signal."""
-        return self._maps()["beta"].assign_coords({REGRESSOR: list(self.design.names)})
+        return self._map("beta").assign_coords({REGRESSOR: list(self.design.names)})
 
     @property
     def sigma2(self) -> xr.DataArray:
         """Variance of the noise's innovations, (x, y, z)."""
-        return self._maps()["sigma2"]
+        return self._map("sigma2")
 
     @property
     def ar(self) -> xr.DataArray:
         """Autoregressive coefficients, (lag, x, y, z); no lag for least squares."""
-        return self._maps()["ar"]
+        return self._map("ar")
 
     @property
     def r_square(self) -> xr.DataArray:
         """Share of the variance over time that least squares explains, (x, y, z)."""
-        return self._maps()["r_square"]
+        return self._map("r_square")
 
     @property
     def voxel_status(self) -> xr.DataArray:
         """Why a voxel is NaN: 1 outside the mask, 2 constant, 3 not finite, 4 nothing left over."""
-        return self._maps()["voxel_status"]
+        return self._map("voxel_status")
 
     def select(self, regressors: Any) -> "Fit":
         """Return the fit of a model with some of the regressors, from the moments alone; lazy.
@@ -250,6 +250,11 @@ class Fit:
             dropped, and where nothing is estimated.
         """
         return predicted_of(self, whitened=whitened)
+
+    def _map(self, name: str) -> xr.DataArray:
+        """One of the maps, with the grid that a Dataset has."""
+        maps = self._maps()
+        return maps[name].assign_attrs(maps.attrs)
 
     def _maps(self) -> xr.Dataset:
         specs = {**MODEL_MAPS, VOXEL_STATUS.name: VOXEL_STATUS}

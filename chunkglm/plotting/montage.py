@@ -1,7 +1,6 @@
 """A statistic map over the mean image, as one picture of axial slices."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,13 @@ from numpy.typing import ArrayLike
 from chunkglm._types import AnyArray, FloatArray
 from chunkglm.errors import MapsError
 from chunkglm.io.images import atomic_writer
+from chunkglm.plotting.drawing import ON_IMAGE, colour_bar, drawing_quietly, slices_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROWS, _COLUMNS = 2, 6
 _DPI = 150
-_COLOURS = "cold_hot"  # nilearn's: blue below zero, red above, black between
 _INK = "0.92"
 _OUTLINE = "#35e06f"  # green: neither in the map's colours nor in the background's
 
@@ -76,7 +75,7 @@ def plot_montage(
     figure = _draw(
         nib.Nifti1Image(np.where(inside, stat, 0), matrix),
         nib.Nifti1Image(np.nan_to_num(mean, posinf=0, neginf=0), matrix),
-        _cuts(inside, matrix),
+        slices_of(inside, matrix, _ROWS * _COLUMNS),
         title=title,
         threshold=threshold,
         vmax=largest if vmax is None else vmax,
@@ -124,14 +123,6 @@ def _region(
     return nib.Nifti1Image(inside.astype(np.float32), affine)
 
 
-def _cuts(inside: AnyArray, affine: FloatArray) -> list[float]:
-    """Heights of the slices in mm, bottom to top, without the caps where little is seen."""
-    height = np.argwhere(inside) @ affine[2, :3] + affine[2, 3]
-    low, high = np.percentile(height, (2, 98))
-    heights = np.linspace(low, high, _ROWS * _COLUMNS).round(3)
-    return [float(z) for z in dict.fromkeys(heights)]
-
-
 def _draw(
     stat: nib.Nifti1Image,
     mean: nib.Nifti1Image,
@@ -153,10 +144,7 @@ def _draw(
     rows = [cuts[start : start + _COLUMNS] for start in range(0, len(cuts), _COLUMNS)]
     top, bottom, right = 0.90, 0.0, 0.915
     height = (top - bottom) / len(rows)
-    with warnings.catch_warnings():
-        # A map with nothing above the threshold is a result like any other.
-        warnings.filterwarnings("ignore", "empty mask")
-        warnings.filterwarnings("ignore", "No contour levels were found")
+    with drawing_quietly():
         for index, row in enumerate(rows):
             display = plot_stat_map(
                 stat,
@@ -169,7 +157,7 @@ def _draw(
                 vmin=-vmax,
                 vmax=vmax,
                 symmetric_cbar=True,
-                cmap=_COLOURS,
+                cmap=ON_IMAGE,
                 colorbar=False,
                 black_bg=True,
                 annotate=True,
@@ -179,23 +167,7 @@ def _draw(
             if region is not None:
                 display.add_contours(region, levels=[0.5], colors=[_OUTLINE], linewidths=1.2)
     figure.text(0.012, 0.945, title, color=_INK, fontsize=17, va="center", weight="bold")
-    _colour_bar(figure, threshold, vmax)
+    colour_bar(
+        figure, (0.932, 0.09, 0.013, 0.76), threshold, vmax, colours=ON_IMAGE, ink=_INK, size=12
+    )
     return figure
-
-
-def _colour_bar(figure: "Figure", threshold: float, vmax: float) -> None:
-    """Draw one scale for all slices, grey where the map is below the threshold."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-    from nilearn.plotting.cm import cold_hot
-
-    levels = np.linspace(-vmax, vmax, 512)
-    colours = cold_hot(np.linspace(0, 1, 512))
-    colours[np.abs(levels) < threshold] = (0.25, 0.25, 0.25, 1)
-    axes = figure.add_axes((0.932, 0.09, 0.013, 0.76))
-    scale = ScalarMappable(Normalize(-vmax, vmax), ListedColormap(colours))
-    bar = figure.colorbar(scale, cax=axes)
-    ticks = sorted({-vmax, -threshold, 0.0, threshold, vmax})
-    bar.set_ticks(ticks, labels=[f"{tick:.3g}".replace("-", "−") for tick in ticks])
-    bar.ax.tick_params(colors=_INK, labelsize=12, length=3)
-    bar.outline.set_edgecolor(_INK)

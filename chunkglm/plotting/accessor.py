@@ -1,0 +1,94 @@
+"""What Datasets of maps can do by themselves: ``maps.glm``."""
+
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from chunkglm.errors import MapsError
+from chunkglm.glm.thresholding import clusters, threshold
+from chunkglm.plotting.images import image_of, images_of
+from chunkglm.plotting.maps import plot_stat_map
+
+NAME = "glm"
+
+
+@xr.register_dataset_accessor(NAME)  # type: ignore[no-untyped-call]
+@xr.register_dataarray_accessor(NAME)  # type: ignore[no-untyped-call]
+class GlmAccessor:
+    """Maps of a contrast, drawn, thresholded and turned into images.
+
+    ``maps.glm`` is there on every Dataset and DataArray once chunkglm is used: from the first of
+    its names that makes one (``cg.open_run``, ``cg.open_maps``), or from ``import
+    chunkglm.plotting``. A bare ``import chunkglm`` loads no xarray, and registers nothing.
+    """
+
+    def __init__(self, maps: xr.Dataset | xr.DataArray) -> None:
+        self._maps = maps
+
+    def plot(self, variable: str | None = None, **options: Any) -> Any:
+        """Draw a map; `chunkglm.plotting.plot_stat_map` with these maps. Computes it.
+
+        Parameters
+        ----------
+        variable : str, optional
+            By default ``z_score``, or ``thresholded`` where there is one.
+        **options
+            ``threshold``, ``bg_img``, ``title``, and what nilearn's ``plot_stat_map`` takes.
+
+        Returns
+        -------
+        nilearn.plotting.displays.BaseSlicer
+        """
+        return plot_stat_map(self._maps, variable, **options)
+
+    def to_nifti(self, variable: str | None = None) -> Any:
+        """Make NIfTI images in memory; `chunkglm.save` writes files. Computes what it returns.
+
+        Parameters
+        ----------
+        variable : str, optional
+            Which one; by default all of them, computed together.
+
+        Returns
+        -------
+        nibabel.Nifti1Image, or dict of them by variable
+            Of a DataArray one image. Where nothing was estimated they hold what `save` writes.
+        """
+        if variable is None and isinstance(self._maps, xr.Dataset):
+            return images_of(self._maps)
+        return image_of(self._maps, variable)
+
+    def threshold(self, **options: Any) -> xr.Dataset:
+        """Threshold for many tests; `chunkglm.threshold` of these maps, lazy.
+
+        Parameters
+        ----------
+        **options
+            ``alpha``, ``height_control``, ``cluster_threshold`` and so on.
+
+        Returns
+        -------
+        xarray.Dataset
+        """
+        return threshold(self._maps, **options)
+
+    def clusters(self, **options: Any) -> pd.DataFrame:
+        """Make a table of clusters; `chunkglm.clusters`. Computes it.
+
+        Parameters
+        ----------
+        **options
+            How maps that are not thresholded yet are to be; see `chunkglm.threshold`.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        maps = self._maps
+        if not (isinstance(maps, xr.Dataset) and "cluster" in maps):
+            return clusters(threshold(maps, **options))
+        if options:
+            msg = f"the maps are thresholded already; give {', '.join(options)} to threshold"
+            raise MapsError(msg)
+        return clusters(maps)
