@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from chunkglm.glm.thresholding import clusters, fdr, threshold
     from chunkglm.kernels.noise import AR
+    from chunkglm.lazy.progress import progress_bar
     from chunkglm.plotting import plot_montage
     from chunkglm.study import StudyModel, finalise, find_runs, run_study, verify_study
 
@@ -73,6 +74,7 @@ _HOME = {
     "plan": "chunkglm.glm",
     "plot_montage": "chunkglm.plotting",
     "plotting": "chunkglm",
+    "progress_bar": "chunkglm.lazy.progress",
     "sample_mask_from_confounds": "chunkglm.design",
     "run_study": "chunkglm.study",
     "save": "chunkglm.glm",
@@ -113,6 +115,7 @@ __all__ = [
     "plan",
     "plot_montage",
     "plotting",
+    "progress_bar",
     "run_study",
     "sample_mask_from_confounds",
     "save",

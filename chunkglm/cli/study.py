@@ -49,8 +49,6 @@ def run(
         msg = "--workers starts a cluster here and --scheduler names another; give one of them"
         raise StudyError(msg)
     with _client(workers, memory_limit, scheduler) as client:
-        if client is not None and not quiet:
-            click.echo(f"dashboard: {client.dashboard_link}", err=True)
         report = run_study(
             table, model, out, client=client, resume=not no_resume, partition=partition,
             threads=threads, memory_limit=memory_limit, progress=not quiet,

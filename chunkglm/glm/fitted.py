@@ -15,6 +15,7 @@ from chunkglm._types import BoolArray
 from chunkglm.design import Design
 from chunkglm.glm.algebra import sub_model
 from chunkglm.glm.series import predicted_of, residuals_of
+from chunkglm.glm.shown import amount, as_html, state_of
 from chunkglm.glm.space import Grid, grid_of_attrs
 from chunkglm.glm.stored import Stored, read_stored, write_stored
 from chunkglm.kernels.estimate import model_maps
@@ -268,21 +269,40 @@ class Fit:
     def __repr__(self) -> str:
         """Show what it holds and whether it is computed."""
         n_voxels = sum(self.slabs.voxel_chunks)
-        lazy = any(isinstance(v.data, da.Array) for v in self.dataset.data_vars.values())
         shape = " x ".join(str(n) for n in self.slabs.mask.shape)
-        segments = self.factor.segments
-        volumes = f"{segments.n_volumes} volumes"
-        if segments.n_kept < segments.n_volumes:
-            volumes += f" ({segments.n_kept} kept, in {segments.n_segments} segments)"
         return (
             f"<chunkglm.Fit of {self.dataset.attrs['run']}\n"
-            f"  {n_voxels} voxels of {shape}, {volumes}, "
+            f"  {n_voxels} voxels of {shape}, {self._volumes()}, "
             f"{len(self.design.names)} regressors, {self.dof} degrees of freedom\n"
             f"  noise {self.noise}, scaling {self.scaling}, smoothing "
             f"{self.dataset.attrs['smoothing_fwhm'] or 0} mm\n"
             f"  moments {self.dataset.nbytes / 1e6:.1f} MB in {len(self.slabs.voxel_chunks)} "
-            f"chunks, {'lazy' if lazy else 'in memory'}>"
+            f"chunks, {state_of(self.dataset)}>"
         )
+
+    def _repr_html_(self) -> str:
+        n_chunks = len(self.slabs.voxel_chunks)
+        shape = " × ".join(str(n) for n in self.slabs.mask.shape)
+        signal = "percent of each voxel's mean" if self.scaling == "percent" else "as it is"
+        fwhm = self.dataset.attrs["smoothing_fwhm"]
+        rows = {
+            "run": f"{self.dataset.attrs['run']}: {self._volumes()}",
+            "voxels": f"{sum(self.slabs.voxel_chunks)} of {shape}",
+            "design": f"{len(self.design.names)} regressors, {self.dof} degrees of freedom",
+            "noise": str(self.noise),
+            "signal": f"{signal}, {f'smoothed by {fwhm:g} mm' if fwhm else 'not smoothed'}",
+            "moments": f"{amount(self.dataset.nbytes)} in {n_chunks} chunks",
+            "a map of it": amount(8 * self.slabs.mask.size),
+            "state": state_of(self.dataset),
+        }
+        return as_html("Fit", rows, {"regressors": ", ".join(self.design.names)})
+
+    def _volumes(self) -> str:
+        segments = self.factor.segments
+        volumes = f"{segments.n_volumes} volumes"
+        if segments.n_kept < segments.n_volumes:
+            volumes += f" ({segments.n_kept} kept, in {segments.n_segments} segments)"
+        return volumes
 
 
 def label_maps(

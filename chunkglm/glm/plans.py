@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from chunkglm.errors import MemoryLimitError
 from chunkglm.glm.runs import parse_bytes
+from chunkglm.glm.shown import amount, as_html, as_text
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,27 +51,16 @@ class Plan:
 
     def __repr__(self) -> str:
         """Show it as a small table."""
-        rows = {
+        return as_text(f"Plan, at most, to {self.work}", self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html("Plan, at most", {"work": self.work, **self._rows()})
+
+    def _rows(self) -> dict[str, str]:
+        return {
             "memory": f"{amount(self.memory_bytes)} a process, {self.threads} threads at work",
             "reads": f"{amount(self.bytes_read)} in {self.chunks} pieces",
             "writes": amount(self.bytes_written),
             "disk": f"{amount(self.disk_bytes)}, and {amount(self.scratch_bytes)} of scratch",
             "tasks": str(self.tasks),
         }
-        lines = "".join(f"\n  {name:<8}{value}" for name, value in rows.items())
-        return f"<chunkglm.Plan, at most, to {self.work}{lines}>"
-
-
-def amount(n_bytes: int) -> str:
-    """Bytes as a person reads them, rounded up.
-
-    Examples
-    --------
-    >>> amount(0), amount(1200), amount(123_400_001), amount(4_210_000_000)
-    ('0 B', '2 kB', '124 MB', '4.3 GB')
-    """
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
-        if n_bytes >= size:
-            tenths = -(-n_bytes * 10 // size)
-            return f"{tenths / 10:.1f} {unit}" if unit == "GB" else f"{-(-n_bytes // size)} {unit}"
-    return f"{n_bytes} B"

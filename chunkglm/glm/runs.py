@@ -13,6 +13,7 @@ from chunkglm.errors import ImageError, MemoryLimitError, StoreError
 from chunkglm.io import open_nifti, open_source
 from chunkglm.io.files import is_url
 from chunkglm.io.nifti import NiftiRun
+from chunkglm.lazy.progress import bar
 from chunkglm.lazy.runs import run_array, source_of
 from chunkglm.memory import conversion_bytes
 from chunkglm.schema import SPACE, TIME
@@ -114,7 +115,7 @@ def convert(
     memory_limit : str or int, optional
         Ceiling such as ``"500MB"``, or bytes; the blocks of time are made to fit.
     progress : bool
-        Show a progress bar on standard error.
+        Show a progress bar, on standard error or in the output of a notebook's cell.
     storage_options : mapping, optional
         Passed to fsspec with URLs.
 
@@ -238,14 +239,12 @@ def export_nifti(
 
 
 def _progress_bar(run: NiftiRun, show: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(
-        total=run.shape[3] * run.volume_bytes,
-        desc=f"convert {run.name}",
+    return bar(
+        run.shape[3] * run.volume_bytes,
+        f"convert {run.name}",
         unit="B",
         unit_scale=True,
-        disable=not show,
+        show=show,
         leave=False,
     )
 

@@ -1,16 +1,21 @@
 """What Datasets of maps can do by themselves: ``maps.glm``."""
 
+from numbers import Real
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
 from chunkglm.errors import MapsError
+from chunkglm.glm.records import contributing, records_of, short_name
+from chunkglm.glm.shown import amount, as_html, as_text, chunks_of, state_of
 from chunkglm.glm.thresholding import clusters, threshold
-from chunkglm.plotting.images import image_of, images_of
+from chunkglm.plotting.images import attrs_of, image_of, images_of, names_of
 from chunkglm.plotting.maps import plot_stat_map
+from chunkglm.schema import SPACE
 
 NAME = "glm"
+_RUNS_NAMED = 4
 
 
 @xr.register_dataset_accessor(NAME)  # type: ignore[no-untyped-call]
@@ -25,6 +30,31 @@ class GlmAccessor:
 
     def __init__(self, maps: xr.Dataset | xr.DataArray) -> None:
         self._maps = maps
+
+    def __repr__(self) -> str:
+        """Show what the maps are, how large, and what of them is still lazy; computes nothing."""
+        return as_text("maps", self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html("maps", self._rows())
+
+    def _rows(self) -> dict[str, str]:
+        maps = self._maps
+        told = attrs_of(maps)
+        names = names_of(maps) if isinstance(maps, xr.Dataset) else [str(maps.name)]
+        rows = {
+            "contrast": str(told.get("contrast", "")),
+            "statistic": str(told.get("stat_type", "")),
+            "of": _runs(maps) if "stat_type" in told else "",
+            "degrees of freedom": f"{told['dof']:g}" if isinstance(told.get("dof"), Real) else "",
+            "noise": str(told.get("noise", "")),
+            "grid": " × ".join(str(maps.sizes[d]) for d in SPACE if d in maps.dims),
+            "variables": ", ".join(names),
+            "size": amount(maps.nbytes),
+            "chunks": chunks_of(maps),
+            "state": state_of(maps),
+        }
+        return {name: value for name, value in rows.items() if value}
 
     def plot(self, variable: str | None = None, **options: Any) -> Any:
         """Draw a map; `chunkglm.plotting.plot_stat_map` with these maps. Computes it.
@@ -92,3 +122,11 @@ class GlmAccessor:
             msg = f"the maps are thresholded already; give {', '.join(options)} to threshold"
             raise MapsError(msg)
         return clusters(maps)
+
+
+def _runs(maps: Any) -> str:
+    """Name the runs behind maps, the first and last of many."""
+    names = [short_name(name) for name in contributing(records_of(maps))]
+    if len(names) <= _RUNS_NAMED:
+        return ", ".join(names)
+    return f"{len(names)} runs, {names[0]} to {names[-1]}"

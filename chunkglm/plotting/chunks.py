@@ -13,9 +13,9 @@ from chunkglm._types import AnyArray, BoolArray, FloatArray
 from chunkglm.errors import MaskError
 from chunkglm.glm import Fit, open_run
 from chunkglm.glm.masks import load_mask
-from chunkglm.glm.plans import amount
 from chunkglm.glm.records import short_name
 from chunkglm.glm.runs import check_run, untouched_source
+from chunkglm.glm.shown import amount
 from chunkglm.glm.space import grid_of
 from chunkglm.schema import SPACE, TIME
 

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chunkglm.errors import StudyError
-from chunkglm.glm.plans import amount
+from chunkglm.glm.shown import amount
+from chunkglm.lazy.progress import bar, in_notebook
 from chunkglm.study.engines import Engine, WorkerLostError
 from chunkglm.study.jobs import RunResult, SubjectResult, run_job, subject_job
 from chunkglm.study.model import StudyModel
@@ -161,7 +161,7 @@ class Driver:
         self._bars.subjects.update()
         if result.failure:
             self.failed[result.subject] = result.failure
-            self._bars.subjects.set_postfix(failed=len(self.failed))
+            self._bars.failed(len(self.failed))
             if self.stop:
                 msg = f"sub-{result.subject}: {result.failure}"
                 raise StudyError(msg, (msg,))
@@ -171,17 +171,17 @@ class _Bars(NamedTuple):
     runs: Any
     subjects: Any
 
+    def failed(self, count: int) -> None:
+        """Show how many failed, on the line that is there."""
+        (self.runs if self.subjects.disable else self.subjects).set_postfix(failed=count)
+
 
 @contextmanager
 def progress_bars(n_runs: int, n_subjects: int, show: bool) -> Iterator[_Bars]:
-    """One line for runs and one for subjects on standard error, with rate and time left."""
-    from tqdm import tqdm
-
-    # In a file each update is a line: one every ten seconds is enough.
-    seconds = 0.1 if sys.stderr.isatty() else 10.0
-    options: dict[str, Any] = {"disable": not show, "mininterval": seconds, "dynamic_ncols": True}
+    """One line for runs and one for subjects, with rate and time left; notebooks have one line."""
+    both = show and not in_notebook()
     with (
-        tqdm(total=n_runs, desc="runs", unit="run", position=0, **options) as runs,
-        tqdm(total=n_subjects, desc="subjects", unit="subject", position=1, **options) as subjects,
+        bar(n_runs, "runs", unit="run", position=0, show=show) as runs,
+        bar(n_subjects, "subjects", unit="subject", position=1, show=both) as subjects,
     ):
         yield _Bars(runs, subjects)

@@ -12,7 +12,8 @@ import dask
 
 from chunkglm.errors import ChunkglmError, MemoryLimitError, StudyError
 from chunkglm.glm.planning import MAPS_SAVED, plan
-from chunkglm.glm.plans import Plan, amount
+from chunkglm.glm.plans import Plan
+from chunkglm.glm.shown import amount
 from chunkglm.io.files import is_url
 from chunkglm.sizes import PROCESS_BYTES
 from chunkglm.study.engines import Engine

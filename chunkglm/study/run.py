@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from chunkglm.errors import StudyError
+from chunkglm.glm.shown import as_html
 from chunkglm.io.images import atomic_writer
 from chunkglm.io.lock import only_writer
+from chunkglm.lazy.progress import tell_dashboard
 from chunkglm.study.driver import Driver
 from chunkglm.study.engines import engine_of
 from chunkglm.study.finish import finalise, partition_path
@@ -44,6 +46,15 @@ class StudyReport:
         ]
         lines += [f"  sub-{subject}: {reason}" for subject, reason in self.failed.items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "done": f"{len(self.done)} subjects ({self.n_runs} runs, {self.seconds:.1f} s)",
+            "kept": f"{len(self.kept)} subjects, done before",
+            "failed": f"{len(self.failed)} subjects",
+        }
+        rows |= {f"sub-{subject}": reason for subject, reason in self.failed.items()}
+        return as_html(f"StudyReport of {self.out}", rows)
 
 
 def run_study(
@@ -90,7 +101,8 @@ def run_study(
     storage_options : mapping, optional
         Passed to fsspec with URLs.
     progress : bool
-        Show runs, subjects, rate, time left and failures on standard error.
+        Show runs, subjects, rate, time left and failures on standard error, or in the output of a
+        notebook's cell; of a cluster also where its dashboard is.
 
     Returns
     -------
@@ -128,6 +140,8 @@ def run_study(
         for subject in wanted:
             _log.info("sub-%s: %s", subject, reasons[subject])
         _describe(folder, model)
+        if client is not None and progress:
+            tell_dashboard(client)
         with engine_of(client, threads, memory_limit) as engine:
             check_needs(wanted, model, folder, engine)
             driver = Driver(engine, model, folder, storage, stop=on_error == "raise")
