@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from chunkglm.kernels.noise import AR
     from chunkglm.lazy.progress import progress_bar
     from chunkglm.plotting import plot_montage
+    from chunkglm.reporting import report
     from chunkglm.study import StudyModel, finalise, find_runs, run_study, verify_study
 
 # Loaded when first used: xarray, dask and pandas take a second, and `chunkglm --help` needs none.
@@ -75,6 +76,7 @@ _HOME = {
     "plot_montage": "chunkglm.plotting",
     "plotting": "chunkglm",
     "progress_bar": "chunkglm.lazy.progress",
+    "report": "chunkglm.reporting",
     "sample_mask_from_confounds": "chunkglm.design",
     "run_study": "chunkglm.study",
     "save": "chunkglm.glm",
@@ -116,6 +118,7 @@ __all__ = [
     "plot_montage",
     "plotting",
     "progress_bar",
+    "report",
     "run_study",
     "sample_mask_from_confounds",
     "save",

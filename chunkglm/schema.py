@@ -87,6 +87,10 @@ MODEL_MAPS = _table(
     VarSpec("ar", ("lag", *SPACE), "f8", "autoregressive coefficients of the noise"),
     VarSpec("r_square", SPACE, "f8", "share of variance explained by least squares"),
 )
+SIGNAL_MAPS = _table(
+    VarSpec("mean", SPACE, "f8", "mean over time", "signal"),
+    VarSpec("tsnr", SPACE, "f8", "mean over standard deviation, over time"),
+)
 # In the units of the fit.
 SERIES = _table(
     VarSpec("predicted", (*SPACE, TIME), "f8", "signal that the model predicts"),

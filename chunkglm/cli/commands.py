@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from chunkglm.cli.plan import plan
+from chunkglm.cli.report import report
 from chunkglm.cli.study import finalise, run
 from chunkglm.errors import ChunkglmError, MapsError
 
@@ -40,7 +41,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
 
 
-for command in (finalise, plan, run):
+for command in (finalise, plan, report, run):
     main.add_command(command)
 
 

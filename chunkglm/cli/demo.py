@@ -1,4 +1,4 @@
-"""The nilearn example, start to end: two runs, one contrast, fixed effects, pictures, a table."""
+"""The nilearn example, start to end: two runs, a contrast, fixed effects, a table, a report."""
 
 import sys
 import time
@@ -14,15 +14,26 @@ from scipy.ndimage import binary_dilation, generate_binary_structure
 
 from chunkglm._types import BoolArray, FloatArray
 from chunkglm.datasets import FiacData, fetch_fiac, simulate_fiac
-from chunkglm.glm import contrast, convert, fit, fixed_effects, open_run, save
+from chunkglm.glm import (
+    Fit,
+    contrast,
+    convert,
+    fit,
+    fixed_effects,
+    load_together,
+    open_run,
+    save,
+)
 from chunkglm.glm.masks import load_mask
 from chunkglm.lazy.progress import progress_bar
 from chunkglm.plotting import plot_montage
+from chunkglm.reporting import report
 
 CONTRAST = {"SStSSp": -1, "SStDSp": -1, "DStSSp": 1, "DStDSp": 1}
 NAME = "contrast-DStMinusSSt"
 SMOOTHING_FWHM = 5.0
 THRESHOLD = 3.0
+CLUSTER_THRESHOLD = 10  # voxels, of the report
 
 # z above which 0.1 % of null voxels lie.
 NOMINAL_Z, NOMINAL_SHARE = 3.09, 0.001
@@ -53,13 +64,15 @@ def run_demo(out: Path, *, fiac: bool) -> None:
             for i, run in enumerate(data.runs, start=1)
         ]
     with _timed("fit, contrast, fixed effects", seconds):
-        maps = _maps(stores, data)
+        fits, maps = _maps(stores, data)
     with _timed("write maps", seconds):
         for name, found in maps.items():
             save(found, out / "maps", prefix=f"{name}_{NAME}")
     peak_memory = _peak_megabytes()
     with _timed("draw pictures", seconds):
         pictures = _draw(maps, stores[0], data, out)
+    with _timed("write report", seconds):
+        page = _report(fits, maps, out)
     with _timed("the same with nilearn", seconds):
         beside = _nilearn_z(data)
     _print_table(maps, data, beside)
@@ -71,6 +84,7 @@ def run_demo(out: Path, *, fiac: bool) -> None:
     click.echo(f"\nmaps      {out / 'maps'}")
     for picture in pictures:
         click.echo(f"picture   {picture}")
+    click.echo(f"report    {page}")
 
 
 def _peak_megabytes() -> float | None:
@@ -91,25 +105,28 @@ def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - start
 
 
-def _maps(stores: list[str], data: FiacData) -> dict[str, xr.Dataset]:
-    """Maps of each run and of both, computed together: each run is read once."""
-    runs = [
-        contrast(
-            # The plain coefficient is nilearn's, beside which the maps are shown.
-            fit(
-                open_run(store),
-                design,
-                mask=data.mask,
-                noise="ar1",
-                smoothing_fwhm=SMOOTHING_FWHM,
-            ),
-            CONTRAST,
-        )
+def _maps(stores: list[str], data: FiacData) -> tuple[list[Fit], dict[str, xr.Dataset]]:
+    """Fits, and maps of each run and of both; each run is read once."""
+    lazy = [
+        # The plain coefficient is nilearn's, beside which the maps are shown.
+        fit(open_run(store), design, mask=data.mask, noise="ar1", smoothing_fwhm=SMOOTHING_FWHM)
         for store, design in zip(stores, data.designs, strict=True)
     ]
     with progress_bar():
-        computed = dask.compute(*runs, fixed_effects(runs))
-    return dict(zip(TITLES, computed, strict=True))
+        fits = load_together(lazy)
+    runs = [contrast(one, CONTRAST) for one in fits]
+    computed = dask.compute(*runs, fixed_effects(runs))
+    return list(fits), dict(zip(TITLES, computed, strict=True))
+
+
+def _report(fits: list[Fit], maps: dict[str, xr.Dataset], out: Path) -> Path:
+    *runs, fixed = maps.values()
+    name = NAME.removeprefix("contrast-")
+    return report(
+        {name: fixed}, out / "report.html", runs={name: runs}, fits=fits,
+        title="Different minus same sentence", height_control=None, threshold=THRESHOLD,
+        cluster_threshold=CLUSTER_THRESHOLD,
+    )  # fmt: skip
 
 
 def _draw(maps: dict[str, xr.Dataset], store: str, data: FiacData, out: Path) -> list[Path]:

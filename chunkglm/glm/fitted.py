@@ -18,7 +18,7 @@ from chunkglm.glm.series import predicted_of, residuals_of
 from chunkglm.glm.shown import amount, as_html, state_of
 from chunkglm.glm.space import Grid, grid_of_attrs
 from chunkglm.glm.stored import Stored, read_stored, write_stored
-from chunkglm.kernels.estimate import model_maps
+from chunkglm.kernels.estimate import model_maps, signal_maps
 from chunkglm.kernels.factor import DesignFactor
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import AR
@@ -31,7 +31,16 @@ from chunkglm.lazy.maps import maps_of_moments
 from chunkglm.lazy.moments import Slabs, make_slabs, moments_fields
 from chunkglm.lazy.neighbours import with_neighbours
 from chunkglm.lazy.packed import packed, unpacked
-from chunkglm.schema import MODEL_MAPS, MOMENTS, REGRESSOR, SPACE, TIME, VOXEL, VOXEL_STATUS
+from chunkglm.schema import (
+    MODEL_MAPS,
+    MOMENTS,
+    REGRESSOR,
+    SIGNAL_MAPS,
+    SPACE,
+    TIME,
+    VOXEL,
+    VOXEL_STATUS,
+)
 
 FILLS = {"voxel_status": float(OUTSIDE_MASK)}
 
@@ -160,6 +169,19 @@ class Fit:
         """Why a voxel is NaN: 1 outside the mask, 2 constant, 3 not finite, 4 nothing left over."""
         return self._map("voxel_status")
 
+    @property
+    def mean(self) -> xr.DataArray:
+        """Mean over time, (x, y, z), in the data's units; smoothed, if the fit is.
+
+        Of runs joined by `concatenate`, which are scaled first, it is 0.
+        """
+        return self._signal()["mean"]
+
+    @property
+    def tsnr(self) -> xr.DataArray:
+        """Mean over standard deviation over time, (x, y, z); drifts and task count as noise."""
+        return self._signal()["tsnr"]
+
     def select(self, regressors: Any) -> "Fit":
         """Return the fit of a model with some of the regressors, from the moments alone; lazy.
 
@@ -265,6 +287,11 @@ class Fit:
             self.solved_from, self.slabs, model_maps, (self.model,), fields, FILLS
         )
         return label_maps(arrays, specs, self.grid)
+
+    def _signal(self) -> xr.Dataset:
+        fields = {n: Field((), spec.dtype) for n, spec in SIGNAL_MAPS.items()}
+        arrays = maps_of_moments(self.moments, self.slabs, signal_maps, (self.model,), fields, {})
+        return label_maps(arrays, SIGNAL_MAPS, self.grid)
 
     def __repr__(self) -> str:
         """Show what it holds and whether it is computed."""

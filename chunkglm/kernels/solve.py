@@ -299,6 +299,30 @@ def _status(reference: FloatArray, squares: FloatArray, total: FloatArray, n_kep
     return np.where(finite, status, NOT_FINITE).astype(np.int8)
 
 
+def mean_and_spread(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Mean and standard deviation of every voxel over time, in the data's units.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of a whole run, V voxels.
+    model : Model
+
+    Returns
+    -------
+    mean, spread : (V,) arrays
+        The deviation about the mean, squares divided by the number of volumes.
+    status : (V,) int8 array
+        `CONSTANT`, `NOT_FINITE`, or 0.
+    """
+    n_kept = model.factor.n_kept
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        squares, total = _squares(moments), _sum(moments, model.factor)
+        spread = np.sqrt(np.maximum(squares - total**2 / n_kept, 0.0) / n_kept)
+        status = _status(moments.reference, squares, total, n_kept)
+        return moments.reference + total / n_kept, spread, status
+
+
 def units_of(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray]:
     """What turns the series d about the reference into the fit's: ``slope * (d + offset)``.
 

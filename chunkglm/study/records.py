@@ -89,6 +89,7 @@ def _run(one: RunResult) -> dict[str, Any]:
         "seconds": round(one.seconds, 3),
         "dof": one.dof,
         "voxels": one.n_voxels,
+        "t_r": row.t_r,
         "skipped": dict(one.skipped),
         "warnings": list(one.warnings),
         "inputs": {k: {"path": row.files[k], **v._asdict()} for k, v in one.inputs.items()},
