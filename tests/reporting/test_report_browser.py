@@ -20,6 +20,9 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
+PATIENCE = 120_000  # ms: a busy machine is no failure
+
+
 class Opened:
     """A page in a tab, with what the browser said of it and asked for."""
 
@@ -27,6 +30,7 @@ class Opened:
         self.said: list[str] = []
         self.asked: list[str] = []
         self.tab = browser.new_page(viewport={"width": width, "height": 900})
+        self.tab.set_default_timeout(PATIENCE)
         self.tab.on("console", lambda message: self.said.append(message.text))
         self.tab.on("pageerror", lambda error: self.said.append(str(error)))
         self.tab.on("request", lambda request: self.asked.append(request.url))
