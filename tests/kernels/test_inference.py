@@ -246,11 +246,11 @@ def test_f_statistic__a_singular_covariance_makes_one_voxel_nan() -> None:
     np.testing.assert_array_equal(np.isnan(found), [False, True, False])
 
 
-# Both ways are right to rounding; p's relative error is z times z's. Worst seen: 1.5e-15, 7e-13.
+# Both ways are right to rounding; p's relative error is z**2 times z's. Worst seen: 1.5e-15, 7e-13.
 MANY_Z, MANY_P = 4e-15, 2e-12
 
 
-@pytest.mark.parametrize("dof", [60, 61.5, 75, 107, 178, 500, 1284, 6800, 1e5, 1e7])
+@pytest.mark.parametrize("dof", [12, 20, 21, 34, 60, 61.5, 75, 107, 178, 500, 1284, 6800, 1e5, 1e7])
 def test_t_to_p_and_z__many_voxels_are_as_exact_as_few(dof: float) -> None:
     rng = np.random.default_rng(0)
     spread = np.exp(rng.uniform(-20, 8, 8000)) * rng.choice([-1, 1], 8000)
@@ -258,7 +258,7 @@ def test_t_to_p_and_z__many_voxels_are_as_exact_as_few(dof: float) -> None:
     t = np.concatenate([2 * rng.standard_normal(8000), spread, odd])
     assert t.size > inference.MANY_VOXELS
     p, z = t_to_p_and_z(t, dof)
-    few = [t_to_p_and_z(part, dof) for part in np.array_split(t, 20)]
+    few = [t_to_p_and_z(part, dof) for part in np.array_split(t, 40)]
     assert max(part[0].size for part in few) < inference.MANY_VOXELS
     expected_p, expected_z = (np.concatenate(values) for values in zip(*few, strict=True))
     np.testing.assert_allclose(z, expected_z, rtol=MANY_Z, atol=MANY_Z)
@@ -274,3 +274,31 @@ def test_t_to_p_and_z__many_voxels_have_exact_tails() -> None:
             found_p, found_z = t_to_p_and_z(many.reshape(4, -1), dof)
             np.testing.assert_allclose(found_p, tail, rtol=MANY_P)
             np.testing.assert_allclose(found_z, z, rtol=MANY_Z, atol=MANY_Z)
+
+
+def test_t_to_p_and_z__many_voxels_are_symmetric_and_exact_near_0() -> None:
+    """P near a half says nothing of a small z, and what is fitted to it must not spread that."""
+    t = np.exp(np.linspace(-40, 2, inference.MANY_VOXELS))
+    for dof in (20.0, 178.0, 6800.0):
+        _, z = t_to_p_and_z(t, dof)
+        np.testing.assert_array_equal(t_to_p_and_z(-t, dof)[1], -z)
+        # To first order z is t times the ratio of the densities at 0; scipy's have 11 digits.
+        small = t < 1e-9
+        ratio = stats.t.pdf(0, dof) / stats.norm.pdf(0)
+        np.testing.assert_allclose(z[small], ratio * t[small], rtol=1e-11)
+
+
+@pytest.mark.parametrize("counts", [(5000,), (3000, 1500, 40, 3), (600, 400, 5)])
+def test_t_to_p_and_z__of_maps_goes_by_the_degrees_of_freedom_of_each_voxel(
+    counts: tuple[int, ...],
+) -> None:
+    rng = np.random.default_rng(0)
+    dofs = np.repeat([178.0, 356.0, 12.0, 89.5][: len(counts)], counts)
+    rng.shuffle(dofs)
+    t = 3 * rng.standard_normal(dofs.size)
+    t[:50], dofs[40:100] = np.nan, np.nan
+    p, z = t_to_p_and_z(t, dofs)
+    each = [t_to_p_and_z(t[i : i + 1], dofs[i]) for i in range(t.size)]
+    np.testing.assert_allclose(p, [one[0][0] for one in each], rtol=MANY_P)
+    np.testing.assert_allclose(z, [one[1][0] for one in each], rtol=MANY_Z, atol=MANY_Z)
+    assert np.isnan(z[:100]).all()
