@@ -44,6 +44,11 @@ SERIES_BLOCK_BYTES = 16 * MB
 # Blocks in which a compressed run is looked at again: each is read from the start of the file.
 FORWARD_BLOCK_BYTES = 32 * MB
 
+# Maps of slabs that are put together into one chunk, all maps of a contrast or of several counted:
+# dask's own measure of a chunk. One chunk need not be joined when it is computed, which of 20
+# contrasts of 64 x 64 x 30 (98 MB) takes longer than their statistics.
+MAP_CHUNK_BYTES = 128 * MB
+
 # Maps of all runs that are combined at once; combining them takes several times as much.
 MAPS_BYTES = 8 * MB
 
@@ -349,3 +354,34 @@ def map_planes(plane_bytes: int) -> int:
     30
     """
     return max(1, MAPS_BYTES // max(1, plane_bytes))
+
+
+def map_chunks(planes: Sequence[range], plane_bytes: int) -> list[range]:
+    """Runs of consecutive slabs whose maps are put together.
+
+    Parameters
+    ----------
+    planes : sequence of range
+        Of each slab.
+    plane_bytes : int
+        Of one plane of all the maps together.
+
+    Returns
+    -------
+    list of range
+        Of slabs: as many as `MAP_CHUNK_BYTES` hold, at least one.
+
+    Examples
+    --------
+    >>> slabs = [range(0, 2), range(2, 7), range(7, 12)]
+    >>> map_chunks(slabs, plane_bytes=16_000_000), map_chunks(slabs, plane_bytes=10_000_000)
+    ([range(0, 2), range(2, 3)], [range(0, 3)])
+    """
+    most = MAP_CHUNK_BYTES // max(1, plane_bytes)
+    edges, held = [0], 0
+    for i, slab in enumerate(planes):
+        if held and held + len(slab) > most:
+            edges.append(i)
+            held = 0
+        held += len(slab)
+    return [range(a, b) for a, b in pairwise([*edges, len(planes)])]

@@ -185,9 +185,11 @@ def _over_contrasts(spec: VarSpec) -> VarSpec:
 
 
 def _finer(fit: Fit, n_numbers: int) -> Fit:
-    """Cut slabs so that the maps of several contrasts are no larger than moments may be."""
-    x, y, _ = fit.slabs.mask.shape
-    planes = cut_slabs(list(fit.slabs.planes), 8 * n_numbers * x * y)
+    """Cut slabs so that what several contrasts make of them is no larger than moments may be."""
+    in_plane = int(np.count_nonzero(fit.slabs.mask, axis=(0, 1)).max(initial=0))
+    planes = cut_slabs(list(fit.slabs.planes), 8 * n_numbers * in_plane)
+    if len(planes) == len(fit.slabs.planes):
+        return fit
     return replace(fit, slabs=make_slabs(fit.slabs.mask, planes))
 
 

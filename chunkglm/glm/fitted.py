@@ -91,7 +91,9 @@ class Fit:
             data = self.dataset[name].data
             if not isinstance(data, da.Array):
                 data = array_of_held(np.asarray(data), chunks)
-            found[name] = data.rechunk({data.ndim - 1: chunks})
+            found[name] = data
+            if data.chunks[-1] != chunks:
+                found[name] = data.rechunk({data.ndim - 1: chunks})
         return found
 
     @property

@@ -1,6 +1,8 @@
 """From solutions to what a user asks for: contrasts, statistics and maps of the model."""
 
+import math
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from chunkglm.kernels.solve import ESTIMATED, Model, Solution, mean_and_spread, 
 # Voxels solved at once: (rank, voxels) arrays of 12 regressors are 0.4 MB and stay in cache, and
 # the cost of a numpy call weighs little (20,000 voxels: 2.6 ms; in blocks of 1024, 4.7 ms).
 VOXELS_IN_CACHE = 4096
+
+# Numbers of all contrasts at once, of each kind.
+NUMBERS_IN_CACHE, FEWEST_OF_MANY = 80_000, 1024
 
 # Bytes of the normal matrices of voxels solved at once, where they are matrices: of 12 regressors
 # 4,096 have 4.7 MB, of 60 regressors 277.
@@ -53,17 +58,23 @@ def contrast_maps(
     the basis: of the rows given, their covariance is singular to rounding once two of them differ
     by less than 1e-6. Effects and covariance are put back into those given.
     """
-    leading, rows, back = weights.shape[:-2], weights, None
+    rows, back = weights, None
     if weights.shape[-2] > 1:
         rows, back = orthonormal_rows(weights)
-    effect, covariance, status = estimate(moments, model, rows, autocorrelation)
-    dof = float(model.factor.dof)
-    stat, p, z = (np.empty((*leading, status.size)) for _ in range(3))
-    for i in np.ndindex(leading):
-        stat[i], p[i], z[i] = statistics(effect[i], covariance[i], dof, stat_type)
-    if back is not None:
-        effect = np.einsum("...ab,...bv->...av", back, effect)
-        covariance = np.einsum("...ac,...cdv,...bd->...abv", back, covariance, back, optimize=True)
+    *leading, q, n_voxels = *weights.shape[:-1], moments.reference.size
+    over = (*leading, n_voxels)
+    effect, covariance, stat, p, z = _in_one_piece(
+        (*leading, q, n_voxels), (*leading, q, q, n_voxels), over, over, over
+    )
+    status, dof = np.empty(n_voxels, dtype=np.int8), float(model.factor.dof)
+    for part, solution in solutions(moments, model, autocorrelation, math.prod(leading)):
+        e, v = contrasts_of(solution, model, rows)
+        stat[..., part], p[..., part], z[..., part] = statistics(e, v, dof, stat_type)
+        if back is not None:
+            e = np.einsum("...ab,...bv->...av", back, e)
+            v = np.einsum("...ac,...cdv,...bd->...abv", back, v, back, optimize=True)
+        effect[..., part], covariance[..., part] = e, v
+        status[part] = solution.status
     one = stat_type == "t"
     return {
         "effect_size": effect[..., 0, :] if one else effect,
@@ -74,6 +85,19 @@ def contrast_maps(
         "dof": np.where(status == ESTIMATED, dof, np.nan),
         "voxel_status": status,
     }
+
+
+def _in_one_piece(*shapes: tuple[int, ...]) -> list[FloatArray]:
+    """Arrays that lie one after the other: numpy asks for large pages from 4 MB on.
+
+    Memory that is touched for the first time is a third of the cost of 20 contrasts; in large
+    pages it takes a third of the time.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    memory, edges = np.empty(sum(sizes)), [0, *accumulate(sizes)]
+    return [
+        memory[a:b].reshape(shape) for shape, (a, b) in zip(shapes, pairwise(edges), strict=True)
+    ]
 
 
 def orthonormal_rows(weights: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -137,18 +161,22 @@ def estimate(
         Between the rows of each contrast.
     status : (V,) int8 array
     """
-    leading, q, n_voxels = weights.shape[:-2], weights.shape[-2], moments.reference.size
+    *leading, q, n_voxels = *weights.shape[:-1], moments.reference.size
     effect = np.empty((*leading, q, n_voxels))
     covariance = np.empty((*leading, q, q, n_voxels))
     status = np.empty(n_voxels, dtype=np.int8)
-    of_constant = constant_under(weights, model.factor.constant)
-    for part in voxel_blocks(n_voxels, model):
-        solution = solve_part(moments, model, part, autocorrelation)
-        for i in np.ndindex(leading):
-            effect[i][:, part] = solution.effect_of(weights[i], of_constant[i])
-            covariance[i][:, :, part] = solution.covariance_of(weights[i])
+    for part, solution in solutions(moments, model, autocorrelation, math.prod(leading)):
+        effect[..., part], covariance[..., part] = contrasts_of(solution, model, weights)
         status[part] = solution.status
     return effect, covariance, status
+
+
+def contrasts_of(
+    solution: Solution, model: Model, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Effects and covariance of contrasts of voxels that are solved; see `estimate`."""
+    of_constant = constant_under(weights, model.factor.constant)
+    return solution.effect_of(weights, of_constant), solution.covariance_of(weights)
 
 
 def constant_under(weights: FloatArray, constant: FloatArray) -> FloatArray:
@@ -179,21 +207,25 @@ def statistics(
 
     Parameters
     ----------
-    effect : (q, V) array
-    covariance : (q, q, V) array
+    effect : (..., q, V) array
+        Of one contrast, or of several.
+    covariance : (..., q, q, V) array
     dof : (V,) array or float
     stat_type : {"t", "F"}
 
     Returns
     -------
-    stat, p, z : (V,) arrays
+    stat, p, z : (..., V) arrays
     """
+    *leading, q, n_voxels = effect.shape
     with np.errstate(invalid="ignore", divide="ignore"):
         if stat_type == "t":
-            stat = effect[0] / np.sqrt(covariance[0, 0])
+            stat = effect[..., 0, :] / np.sqrt(covariance[..., 0, 0, :])
             return (stat, *t_to_p_and_z(stat, dof))
-        stat = f_statistic(effect, covariance)
-        return (stat, *f_to_p_and_z(stat, effect.shape[0], dof))
+        stat = np.empty((*leading, n_voxels))
+        for i in np.ndindex(*leading):
+            stat[i] = f_statistic(effect[i], covariance[i])
+        return (stat, *f_to_p_and_z(stat, q, dof))
 
 
 def model_maps(
@@ -225,8 +257,7 @@ def model_maps(
         "r_square": np.empty(n_voxels),
         "voxel_status": np.empty(n_voxels, dtype=np.int8),
     }
-    for part in voxel_blocks(n_voxels, model):
-        solution = solve_part(moments, model, part, autocorrelation)
+    for part, solution in solutions(moments, model, autocorrelation):
         out["beta"][:, part] = model.factor.regressors_of(solution.b)
         out["beta"][:, part] += np.multiply.outer(of_constant, solution.offset)
         out["sigma2"][part] = solution.sigma2
@@ -261,19 +292,20 @@ def signal_maps(
     return {"mean": np.where(np.isfinite(mean), mean, np.nan), "tsnr": tsnr}
 
 
-def solve_part(
-    moments: Moments, model: Model, part: slice, autocorrelation: FloatArray | None
-) -> Solution:
-    """Solve a range of voxels."""
-    of_part = None if autocorrelation is None else autocorrelation[:, part]
-    return solve(moments.of_voxels(part), model, of_part)
+def solutions(
+    moments: Moments, model: Model, autocorrelation: FloatArray | None, n_contrasts: int = 1
+) -> Iterator[tuple[slice, Solution]]:
+    """Solve voxels, as many at once as suits the cache; which they are, and their solution."""
+    for part in voxel_blocks(moments.reference.size, model, n_contrasts):
+        of_part = None if autocorrelation is None else autocorrelation[:, part]
+        yield part, solve(moments.of_voxels(part), model, of_part)
 
 
-def voxel_blocks(n_voxels: int, model: Model) -> Iterator[slice]:
+def voxel_blocks(n_voxels: int, model: Model, n_contrasts: int = 1) -> Iterator[slice]:
     """Ranges of voxels that are solved at once."""
-    step = VOXELS_IN_CACHE
+    step = min(VOXELS_IN_CACHE, max(FEWEST_OF_MANY, NUMBERS_IN_CACHE // n_contrasts))
     if not model.closed_form:
         fit_in = MATRIX_BYTES // (8 * model.factor.rank**2)
-        step = min(VOXELS_IN_CACHE, max(FEWEST_VOXELS, fit_in))
+        step = min(step, max(FEWEST_VOXELS, fit_in))
     for first in range(0, n_voxels, step):
         yield slice(first, min(first + step, n_voxels))

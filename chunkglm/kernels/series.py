@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chunkglm._types import AnyArray, FloatArray, IntArray
-from chunkglm.kernels.estimate import solve_part, voxel_blocks
+from chunkglm.kernels.estimate import solutions
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import lower_orders
 from chunkglm.kernels.solve import Model, units_of
@@ -46,8 +46,7 @@ def curves_of(moments: Moments, model: Model, autocorrelation: FloatArray | None
     n_voxels, rank = moments.reference.size, model.factor.rank
     order = model.noise.order
     b, level, ar = np.empty((rank, n_voxels)), np.empty(n_voxels), np.empty((order, n_voxels))
-    for part in voxel_blocks(n_voxels, model):
-        solution = solve_part(moments, model, part, autocorrelation)
+    for part, solution in solutions(moments, model, autocorrelation):
         b[:, part], level[part] = solution.b, solution.offset
         ar[:, part] = solution.phi
     with np.errstate(invalid="ignore", over="ignore"):

@@ -47,17 +47,19 @@ class Solution(NamedTuple):
 
         Parameters
         ----------
-        weights : (q, r) array
-            In the basis, from `DesignFactor.contrast_in_basis`.
-        of_constant : (q,) array
+        weights : (..., q, r) array
+            In the basis, from `DesignFactor.contrast_in_basis`; one contrast, or several.
+        of_constant : (..., q) array
             What the contrasts say of a series of ones, from `estimate.constant_under`.
 
         Returns
         -------
-        (q, V) array
+        (..., q, V) array
         """
-        effect = weights @ self.b
-        effect += np.multiply.outer(of_constant, self.offset)
+        *leading, rank = weights.shape
+        effect = (weights.reshape(-1, rank) @ self.b).reshape(*leading, -1)
+        if of_constant.any():
+            effect += np.multiply.outer(of_constant, self.offset)
         return effect
 
     def covariance_of(self, weights: FloatArray) -> FloatArray:
@@ -65,15 +67,18 @@ class Solution(NamedTuple):
 
         Parameters
         ----------
-        weights : (q, r) array
-            In the basis, from `DesignFactor.contrast_in_basis`.
+        weights : (..., q, r) array
+            As for `effect_of`.
 
         Returns
         -------
-        (q, q, V) array
+        (..., q, q, V) array
+            Between the rows of each contrast.
         """
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            return self.inverse.covariance_of(weights) * self.sigma2
+            found = self.inverse.covariance_of(weights)
+            found *= self.sigma2
+            return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """Tasks that make several arrays at once, shown as dask arrays that share them."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from operator import itemgetter
 from typing import Any
 
 import dask.array as da
@@ -26,6 +25,17 @@ class Field:
 
     leading: tuple[int, ...]  # axes before the chunked one(s), whole
     dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Takes one array from what a task returned."""
+
+    field: str
+
+    def __call__(self, found: Mapping[str, AnyArray]) -> AnyArray:
+        """Take it."""
+        return found[self.field]
 
 
 def array_of_held(data: AnyArray, chunks: tuple[int, ...]) -> da.Array:
@@ -60,10 +70,11 @@ def array_of_held(data: AnyArray, chunks: tuple[int, ...]) -> da.Array:
 def arrays_of_tasks(
     name: str,
     tasks: Mapping[Key, Any],
-    keys: Sequence[Key],
+    keys: Sequence[Any],
     fields: Mapping[str, Field],
     trailing_chunks: tuple[tuple[int, ...], ...],
     dependencies: Sequence[da.Array],
+    take: Callable[[str, Any], tuple[Any, ...]] | None = None,
 ) -> dict[str, da.Array]:
     """Show the results of tasks as arrays; computed together, each task runs once.
 
@@ -81,19 +92,24 @@ def arrays_of_tasks(
         Chunks of the axes after the leading ones; only the last may have several.
     dependencies : sequence of dask arrays
         Whose keys the tasks use.
+    take : callable, optional
+        ``take(field, key)`` is the task that makes a block, where it does more than take the field
+        from what the task of that key returned; keys are then whatever it understands.
 
     Returns
     -------
     dict of dask arrays
     """
     base = HighLevelGraph.from_collections(name, dict(tasks), dependencies=list(dependencies))
+    if take is None:
+        take = _take
     if len(fields) > MANY_FIELDS:
         base = HighLevelGraph({name: base.to_dict()}, {name: set()})
     out = {}
     for field, spec in fields.items():
         layer_name = f"{field}-{name}"
         zeros = (0,) * (len(spec.leading) + len(trailing_chunks) - 1)
-        layer = {(layer_name, *zeros, i): (itemgetter(field), key) for i, key in enumerate(keys)}
+        layer = {(layer_name, *zeros, i): take(field, key) for i, key in enumerate(keys)}
         graph = HighLevelGraph(
             {**base.layers, layer_name: layer},
             {**base.dependencies, layer_name: {name}},
@@ -101,6 +117,37 @@ def arrays_of_tasks(
         chunks = (*((n,) for n in spec.leading), *trailing_chunks)
         out[field] = da.Array(graph, layer_name, chunks, dtype=np.dtype(spec.dtype))
     return out
+
+
+def _take(field: str, key: Key) -> tuple[Any, ...]:
+    return Take(field), key
+
+
+def tasks_behind(parts: Mapping[str, da.Array]) -> list[Key] | None:
+    """Tasks of which arrays of `arrays_of_tasks` are the fields, one a block.
+
+    Who needs all fields takes them from there: seven tasks fewer for each slab of moments.
+
+    Parameters
+    ----------
+    parts : mapping of dask arrays
+        By field, chunked along the last axis only, and alike.
+
+    Returns
+    -------
+    list of keys, or None
+        None when something was done with them since.
+    """
+    found: list[list[Key]] = []
+    for field, part in parts.items():
+        graph = part.__dask_graph__()
+        layer = graph.layers.get(part.name) if isinstance(graph, HighLevelGraph) else None
+        tasks = [] if layer is None else [layer.get(key) for key in block_keys(part)]
+        taken = [t[1] for t in tasks if isinstance(t, tuple) and t[0] == Take(field)]
+        if len(taken) != part.numblocks[-1]:
+            return None
+        found.append(taken)
+    return found[0] if all(keys == found[0] for keys in found) else None
 
 
 def values_of_tasks(

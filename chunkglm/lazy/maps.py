@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -10,13 +11,13 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from chunkglm._types import AnyArray, BoolArray, FloatArray
-from chunkglm.kernels.voxels import scatter
+from chunkglm._types import AnyArray, IntArray
+from chunkglm.kernels.voxels import numbers_of, placed
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks, block_keys
 from chunkglm.lazy.moments import Slabs
 from chunkglm.lazy.neighbours import as_solved_from, solved_from
-from chunkglm.sizes import even_blocks, map_planes
+from chunkglm.sizes import even_blocks, map_chunks, map_planes
 
 VoxelFunction = Callable[..., Mapping[str, AnyArray]]
 
@@ -49,24 +50,41 @@ def maps_of_moments(
     -------
     dict of (..., x, y, z) dask arrays
     """
-    parts = solved_from(moments)
+    parts, blocks = solved_from(moments)
     name = f"{function.__name__}-" + tokenize(
         [p.name for p in parts], slabs.planes, arguments, function.__name__
     )
-    blocks = dict(zip(slabs.occupied, zip(*map(block_keys, parts), strict=True), strict=True))
-    tasks: dict[Any, Any] = {(name, "arguments"): _Arguments(tuple(arguments))}
     n_maps = sum(prod(field.leading) for field in fields.values())
-    keys = [(name, i) for i in range(len(slabs.planes))]
-    for i, planes in enumerate(slabs.planes):
-        mask = slabs.mask[:, :, planes.start : planes.stop]
-        if i in blocks:
-            work = _SlabFunction(function, mask, dict(fills), n_maps)
-            tasks[keys[i]] = (work, (name, "arguments"), *blocks[i])
-        else:
-            tasks[keys[i]] = (_EmptySlab(mask.shape, dict(fields), dict(fills)),)
+    work = _SlabFunction(function, n_maps)
+    tasks: dict[Any, Any] = {(name, "arguments"): _Arguments(tuple(arguments))}
+    for i, keys in zip(slabs.occupied, blocks, strict=True):
+        tasks[name, i] = (partial(work, slabs.n_voxels[i]), (name, "arguments"), *keys)
     x, y, _ = slabs.mask.shape
-    chunks = ((x,), (y,), tuple(len(p) for p in slabs.planes))
-    return arrays_of_tasks(name, tasks, keys, fields, chunks, parts)
+    chunks, sizes = [], []
+    for j, group in enumerate(map_chunks(slabs.planes, 8 * n_maps * x * y)):
+        first, stop = slabs.planes[group.start].start, slabs.planes[group.stop - 1].stop
+        occupied = [(name, i) for i in group if slabs.n_voxels[i]]
+        if occupied:
+            tasks[name, "numbers", j] = (numbers_of, slabs.mask[:, :, first:stop])
+        chunks.append(_Chunk((x, y, stop - first), (name, "numbers", j), occupied))
+        sizes.append(stop - first)
+
+    def take(field: str, chunk: _Chunk) -> tuple[Any, ...]:
+        fill = fills.get(field, np.nan)
+        if chunk.slabs:
+            return partial(_placed, field, fill), chunk.numbers, *chunk.slabs
+        return (partial(_empty, fields[field], fill, chunk.shape),)
+
+    return arrays_of_tasks(name, tasks, chunks, fields, ((x,), (y,), tuple(sizes)), parts, take)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Slabs whose maps are put together."""
+
+    shape: tuple[int, int, int]
+    numbers: Any  # key of the numbers of its voxels
+    slabs: list[Any]  # keys of those that hold voxels
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +101,10 @@ def solved_in(graph: HighLevelGraph) -> list[Solved]:
     for name, layer in graph.layers.items():
         tasks = dict(layer)
         if isinstance(tasks.get((name, "arguments")), _Arguments):
-            slabs = [t[0] for t in tasks.values() if isinstance(t, tuple) and len(t) > 1]
-            works = [work for work in slabs if isinstance(work, _SlabFunction)]
-            voxels = tuple(int(work.mask.sum()) for work in works)
-            found.append(Solved(voxels, max((work.n_maps for work in works), default=0)))
+            works = [t[0] for t in tasks.values() if isinstance(t, tuple)]
+            slabs = [w for w in works if isinstance(getattr(w, "func", None), _SlabFunction)]
+            voxels = tuple(int(work.args[0]) for work in slabs)
+            found.append(Solved(voxels, max((work.func.n_maps for work in slabs), default=0)))
     return found
 
 
@@ -97,40 +115,27 @@ class _Arguments:
         self.values = values
 
 
+@dataclass(frozen=True, slots=True)
 class _SlabFunction:
     """Applies a kernel to one slab's moments."""
 
-    def __init__(
-        self, function: VoxelFunction, mask: BoolArray, fills: dict[str, float], n_maps: int
-    ) -> None:
-        self.function, self.mask, self.fills, self.n_maps = function, mask, fills, n_maps
+    function: VoxelFunction
+    n_maps: int
 
-    def __call__(self, arguments: _Arguments, *parts: FloatArray) -> dict[str, AnyArray]:
+    def __call__(self, n_voxels: int, arguments: _Arguments, *parts: Any) -> Mapping[str, AnyArray]:
         moments, autocorrelation = as_solved_from(parts)
         with one_blas_thread():
-            found = self.function(moments, *arguments.values, autocorrelation)
-        return {
-            name: scatter(values, self.mask, self.fills.get(name, np.nan))
-            for name, values in found.items()
-        }
+            return self.function(moments, *arguments.values, autocorrelation)
 
 
-class _EmptySlab:
-    """Makes the maps of a slab without voxels; no data are read for it."""
+def _placed(field: str, fill: float, numbers: IntArray, *slabs: Mapping[str, AnyArray]) -> AnyArray:
+    """Put one of the maps of some slabs on the grid."""
+    return placed([slab[field] for slab in slabs], numbers, fill)
 
-    def __init__(
-        self, shape: tuple[int, ...], fields: dict[str, Field], fills: dict[str, float]
-    ) -> None:
-        self.shape, self.fields, self.fills = shape, fields, fills
 
-    def __call__(self) -> dict[str, AnyArray]:
-        return {
-            # One number shown everywhere: maps of a small mask are mostly these.
-            name: np.broadcast_to(
-                np.asarray(self.fills.get(name, np.nan), dtype=f.dtype), (*f.leading, *self.shape)
-            )
-            for name, f in self.fields.items()
-        }
+def _empty(field: Field, fill: float, shape: tuple[int, ...]) -> AnyArray:
+    """Make a map of slabs without voxels: one number shown everywhere; no data are read for it."""
+    return np.broadcast_to(np.asarray(fill, dtype=field.dtype), (*field.leading, *shape))
 
 
 def maps_of_maps(

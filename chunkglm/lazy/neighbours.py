@@ -14,7 +14,7 @@ from chunkglm.kernels.smoothing import smooth_within
 from chunkglm.kernels.solve import Model, own_autocorrelation
 from chunkglm.kernels.voxels import scatter
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.graph import Field, arrays_of_tasks, block_keys
+from chunkglm.lazy.graph import Field, Key, arrays_of_tasks, block_keys, tasks_behind
 from chunkglm.lazy.moments import Slabs
 
 # Beside the moments, where the noise model has coefficients smoothed: what voxels are solved with.
@@ -23,16 +23,24 @@ AUTOCORRELATION = "autocorrelation"
 _NAME = "neighbours-"
 
 
-def solved_from(moments: Mapping[str, da.Array]) -> list[da.Array]:
-    """Arrays that voxels are solved from; tasks take them apart by `as_solved_from`."""
-    names = [*Moments._fields, *([AUTOCORRELATION] if AUTOCORRELATION in moments else [])]
-    return [moments[name] for name in names]
+def solved_from(moments: Mapping[str, da.Array]) -> tuple[list[da.Array], list[list[Key]]]:
+    """Arrays that voxels are solved from, and the keys of each of their blocks.
+
+    Tasks are given what these keys hold, and take it apart by `as_solved_from`.
+    """
+    own = {name: moments[name] for name in Moments._fields}
+    more = [moments[AUTOCORRELATION]] if AUTOCORRELATION in moments else []
+    together = tasks_behind(own)
+    firsts = [together] if together is not None else [block_keys(part) for part in own.values()]
+    keys = zip(*firsts, *map(block_keys, more), strict=True)
+    return [*own.values(), *more], [list(block) for block in keys]
 
 
-def as_solved_from(parts: Sequence[FloatArray]) -> tuple[Moments, FloatArray | None]:
+def as_solved_from(parts: Sequence[Any]) -> tuple[Moments, FloatArray | None]:
     """Moments of a slab, and its smoothed autocorrelations if there are any."""
-    n = len(Moments._fields)
-    return Moments(*parts[:n]), (parts[n] if len(parts) > n else None)
+    n = 1 if isinstance(parts[0], Mapping) else len(Moments._fields)
+    moments = Moments(**parts[0]) if isinstance(parts[0], Mapping) else Moments(*parts[:n])
+    return moments, (parts[n] if len(parts) > n else None)
 
 
 def with_neighbours(

@@ -16,7 +16,6 @@ from chunkglm.kernels.series import Curves, curves_of, leave, predict, whiten
 from chunkglm.kernels.solve import Model
 from chunkglm.kernels.voxels import VoxelSelection, scatter, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.graph import block_keys
 from chunkglm.lazy.moments import Slabs
 from chunkglm.lazy.neighbours import as_solved_from, solved_from
 from chunkglm.lazy.runs import run_array
@@ -213,7 +212,7 @@ def _times(wanted: SeriesModel, chunk: int) -> list[range]:
 
 def _shared(kind: str, wanted: SeriesModel, *more: Any) -> tuple[str, dict[Any, Any]]:
     """Name of the graph, and the tasks that all blocks of a slab share."""
-    parts = solved_from(wanted.moments)
+    parts, blocks = solved_from(wanted.moments)
     slabs, model = wanted.slabs, wanted.model
     name = f"{kind}-" + tokenize(
         [p.name for p in parts], slabs.mask, slabs.planes, model, wanted.ages, wanted.reach, *more
@@ -222,7 +221,6 @@ def _shared(kind: str, wanted: SeriesModel, *more: Any) -> tuple[str, dict[Any, 
         (name, "model"): model,
         (name, "rows"): _Rows(model.factor.segments.on_run(model.factor.basis), wanted.ages),
     }
-    blocks = zip(*map(block_keys, parts), strict=True)
     for i, keys in zip(slabs.occupied, blocks, strict=True):
         tasks[name, "curves", i] = (_curves, (name, "model"), *keys)
         planes = slabs.planes[i]
@@ -249,6 +247,6 @@ def _array(
             for j, block in enumerate(times):
                 tasks[name, 0, 0, i, j] = (_nothing, (x, y, len(planes), len(block)))
     chunks = ((x,), (y,), tuple(map(len, wanted.slabs.planes)), tuple(map(len, times)))
-    parts = solved_from(wanted.moments)
+    parts, _ = solved_from(wanted.moments)
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=[*parts, *dependencies])
     return da.Array(graph, name, chunks, dtype=np.dtype(np.float64))
