@@ -29,6 +29,9 @@ class ChunkWriter:
     """
 
     def __init__(self, store: RecordingStore, array: Any) -> None:
+        # Memory of chunks that have been written, for the next: new pages cost as much to touch
+        # as turning does.
+        self._spare: list[AnyArray] = []
         self._store = store
         self._array = array  # zarr's, (x, y, z, time)
         # A codec that knows no type takes that of what it is given.
@@ -51,10 +54,15 @@ class ChunkWriter:
                 self._write_chunk(block[:, :, y : y + high, x : x + wide], place)
 
     def _write_chunk(self, part: AnyArray, place: tuple[int, int, int, int]) -> None:
-        chunk = time_last(part)
-        if chunk.shape != self._array.chunks:
+        try:
+            chunk = self._spare.pop()
+        except IndexError:
+            chunk = np.empty(self._array.chunks, self._array.dtype)
+        inside = tuple(map(slice, part.shape[::-1]))
+        if part.shape[::-1] != chunk.shape:
             # At an array's ends chunks are as large as everywhere, zeros beyond.
-            missing = np.subtract(self._array.chunks, chunk.shape)
-            chunk = np.pad(chunk, [(0, n) for n in missing])
+            chunk.fill(0)
+        time_last(part, chunk[inside])
         key = f"{self._array.path}/{self._array.metadata.encode_chunk_key(place)}"
         self._store.put(key, self._codec.encode(chunk))
+        self._spare.append(chunk)

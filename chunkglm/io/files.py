@@ -1,6 +1,8 @@
 """Files on disk or behind a URL, opened for reading; nothing here writes."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from chunkglm.errors import ChunkglmError, ImageError
 # Bytes fetched ahead of a reader that goes forwards through a remote file.
 _AHEAD = 8 << 20
 
-_PIECE = 1 << 20
+# Bytes read and hashed at once, and how many such pieces may wait for the checksum.
+_PIECE = 1 << 18
+_PIECES_WAITING = 8
 
 WEB = ("http://", "https://")
 
@@ -75,10 +79,15 @@ class RemoteFile:
 
 
 class HashedFile:
-    """A file read forwards, whose bytes go into a checksum as they lie there."""
+    """A file read forwards, whose bytes go into a checksum as they lie there.
+
+    The checksum is made in a thread of its own: it costs a fifth of what decompression does.
+    """
 
     def __init__(self, file: Any, digest: Any) -> None:
         self._file, self._digest = file, digest
+        self._thread = ThreadPoolExecutor(1, "chunkglm-checksum")
+        self._begun: deque[Future[None]] = deque()
 
     def __enter__(self) -> "HashedFile":
         return self
@@ -89,22 +98,30 @@ class HashedFile:
     def read(self, n_bytes: int) -> bytes:
         """Read `n_bytes`, or what comes at once."""
         piece: bytes = self._file.read(n_bytes)
-        self._digest.update(piece)
+        self._hash(piece)
         return piece
 
     def readinto(self, out: memoryview) -> int:
         """Read into memory; returns the number of bytes, 0 at the end."""
-        n: int = self._file.readinto(out)
-        self._digest.update(out[:n])
+        n: int = self._file.readinto(out[:_PIECE])
+        # A copy: whoever reads may write there before it is hashed.
+        self._hash(bytes(out[:n]))
         return n
 
+    def _hash(self, piece: bytes) -> None:
+        self._begun.append(self._thread.submit(self._digest.update, piece))
+        if len(self._begun) > _PIECES_WAITING:
+            self._begun.popleft().result()
+
     def finish(self) -> None:
-        """Take what is left of the file into the checksum."""
+        """Take what is left of the file into the checksum, and wait for it."""
         while self.read(_PIECE):
             pass
+        self._thread.shutdown()
 
     def close(self) -> None:
         """Close it."""
+        self._thread.shutdown(cancel_futures=True)
         self._file.close()
 
 

@@ -19,7 +19,7 @@ GZIP_ERRORS: tuple[Any, ...] = (EOFError, OSError, zlib.error, _zlib.error)
 
 MAGIC = b"\x1f\x8b"
 _GZIP_FORMAT = 31  # zlib's number for: a gzip header, and its checksum and length verified
-_PIECE = 1 << 16  # compressed bytes read at once; 128 kB and more are no faster
+_PIECE = 1 << 18  # compressed bytes read at once: less, and threads take turns too often
 
 
 class GzipReader:

@@ -68,20 +68,21 @@ def test_chunks__are_the_bytes_that_zarr_writes(
 @given(
     shape=st.tuples(st.integers(1, 70), *[st.integers(1, 12)] * 3),
     dtype=st.sampled_from(["u1", "<i2", ">i2", "f4", ">f8"]),
-    tile=st.sampled_from([1, 40, 1000, 24 << 10]),
+    turned=st.sampled_from([1, 40, 1000, 1 << 20]),
 )
 @settings(max_examples=60, deadline=None)
-def test_time_last__is_the_transpose_whatever_the_tiles(
-    shape: tuple[int, int, int, int], dtype: str, tile: int
+def test_time_last__is_the_transpose_however_much_is_turned_at_once(
+    shape: tuple[int, int, int, int], dtype: str, turned: int
 ) -> None:
     block = np.random.default_rng(0).integers(0, 99, shape).astype(dtype)
     for part in (block, block[:, : max(1, shape[1] - 1), 1:] if shape[2] > 1 else block):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("chunkglm.kernels.voxels._TILE_BYTES", tile)
-            found = time_last(part)
-        assert found.flags.c_contiguous
-        assert found.dtype == block.dtype.newbyteorder("=")
-        np.testing.assert_array_equal(found, part.T)
+            patch.setattr("chunkglm.kernels.voxels._TURNED_BYTES", turned)
+            # As at an array's ends: the chunk is larger than what there is.
+            chunk = np.full([n + 2 for n in part.T.shape], 100, block.dtype.newbyteorder("="))
+            time_last(part, chunk[tuple(map(slice, part.T.shape))])
+        np.testing.assert_array_equal(chunk[tuple(map(slice, part.T.shape))], part.T)
+        assert (chunk == 100).sum() == chunk.size - part.size
 
 
 @pytest.mark.parametrize("n_scans", [30, 31])

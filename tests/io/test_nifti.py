@@ -1,9 +1,11 @@
 """Runs read from NIfTI files: what their headers say, and damage of every kind refused."""
 
 import gzip
+import hashlib
 import os
 import shutil
 import struct
+import time
 import tracemalloc
 import warnings
 import zlib
@@ -19,13 +21,14 @@ from hypothesis import strategies as st
 
 from chunkglm.errors import ImageError
 from chunkglm.io.nifti import NiftiRun, open_nifti
+from chunkglm.memory import BLOCKS_AHEAD
 
 FULL = range(SHAPE[2])
 
 
 def read_all(run: NiftiRun, n_volumes: int = 7) -> np.ndarray:
     """All blocks put together, as (x, y, z, t)."""
-    return np.concatenate([b for _, b in run.blocks(range(run.shape[2]), n_volumes)]).T
+    return np.concatenate([b.copy() for _, b in run.blocks(range(run.shape[2]), n_volumes)]).T
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +49,32 @@ def test_blocks__hold_the_run_whatever_their_length(
     folder: Path, name: str, n_volumes: int
 ) -> None:
     run = open_nifti(folder / name)
-    blocks = list(run.blocks(FULL, n_volumes))
+    blocks = [(first, block.copy()) for first, block in run.blocks(FULL, n_volumes)]
     assert np.array_equal(np.concatenate([b for _, b in blocks]).T, make_data())
     lengths = [b.shape[0] for _, b in blocks]
     assert [first for first, _ in blocks] == np.cumsum([0, *lengths[:-1]]).tolist()
     assert max(lengths) <= n_volumes
+
+
+@pytest.mark.parametrize("name", ["run.nii", "run.nii.gz"])
+@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize("n_volumes", [1, 7, 30])
+def test_blocks__stay_as_they_are_until_the_next_and_share_memory(
+    folder: Path, name: str, hashed: bool, n_volumes: int
+) -> None:
+    digest = hashlib.sha256() if hashed else None
+    memory, pieces = set(), []
+    for _, block in open_nifti(folder / name).blocks(FULL, n_volumes, digest=digest):
+        first = block.copy()
+        # Time enough for the thread that reads ahead to run into what is not yet used.
+        time.sleep(0.01)
+        assert np.array_equal(block, first)
+        memory.add(block.__array_interface__["data"][0])
+        pieces.append(first)
+    assert np.array_equal(np.concatenate(pieces).T, make_data())
+    assert len(memory) <= BLOCKS_AHEAD
+    if digest is not None:
+        assert digest.digest() == hashlib.sha256((folder / name).read_bytes()).digest()
 
 
 @pytest.mark.parametrize("name", ["run.nii", "run.nii.gz", "run.img"])
@@ -63,7 +87,8 @@ def test_blocks_and_read__hold_only_the_planes_asked_for(
     planes = sorted(data.draw(st.sets(st.integers(0, SHAPE[2]), min_size=2, max_size=2)))
     times = sorted(data.draw(st.sets(st.integers(0, SHAPE[3]), min_size=2, max_size=2)))
     wanted = range(*planes)
-    found = np.concatenate([b for _, b in run.blocks(wanted, data.draw(st.integers(1, 31)))]).T
+    blocks = run.blocks(wanted, data.draw(st.integers(1, 31)))
+    found = np.concatenate([block.copy() for _, block in blocks]).T
     assert np.array_equal(found, expected[:, :, planes[0] : planes[1]])
     found = run.read(wanted, *times).T
     assert np.array_equal(found, expected[:, :, planes[0] : planes[1], times[0] : times[1]])
