@@ -1,5 +1,6 @@
 """Kernels that combine estimates, applied to the maps of runs slab by slab."""
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,13 +9,14 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from chunkglm._types import AnyArray
+from chunkglm._types import AnyArray, IntArray
 from chunkglm.glm.fitted import label_maps
 from chunkglm.glm.space import Grid
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.pooling import NO_RUN, Estimate
 from chunkglm.kernels.solve import ESTIMATED
-from chunkglm.lazy.graph import Field
+from chunkglm.kernels.voxels import placed
+from chunkglm.lazy.graph import Field, array_of_held
 from chunkglm.lazy.maps import maps_of_maps
 from chunkglm.schema import COLUMN, CONTRAST, F_MAPS, POOLED, ROW, SPACE, T_MAPS, VarSpec
 
@@ -130,7 +132,10 @@ def _array(found: xr.DataArray) -> da.Array:
     """Rows, then contrasts, then space."""
     leading = [d for d in (ROW, COLUMN, CONTRAST) if d in found.dims]
     data = found.transpose(*leading, *SPACE).data
-    return data if isinstance(data, da.Array) else da.from_array(data, chunks=-1)
+    if isinstance(data, da.Array):
+        return data
+    # Named at random: to hash the maps of two runs would take longer than to combine them.
+    return array_of_held(np.asarray(data), data.shape[-1:], secrets.token_hex(16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +150,19 @@ class _Combine:
     def __call__(self, *blocks: AnyArray) -> Mapping[str, AnyArray]:
         shape = blocks[0].shape[1:] if self.joint else blocks[0].shape
         rest = iter(blocks)
-        estimates = [part.estimate(rest, self.joint) for part in self.parts]
+        every = [part.estimate(rest, self.joint) for part in self.parts]
+        # Two thirds of most volumes are outside of the mask.
+        inside = np.flatnonzero(_something_known(every))
+        numbers = np.full(every[0].status.size, inside.size)
+        numbers[inside] = np.arange(inside.size)
+        estimates = [_of_voxels(one, inside) for one in every]
         found = {}
         for i, one in enumerate(self.kernel(estimates, precision_weighted=self.precision_weighted)):
             for name, values in self._maps(one).items():
-                whole = values.reshape(*values.shape[:-1], *shape)
-                found[f"{name}-{i}" if i else name] = whole
+                whole = placed([values], numbers, _NOTHING.get(name, np.nan))
+                if name == "voxel_status":
+                    whole = np.where(numbers < inside.size, whole, every[0].status)
+                found[f"{name}-{i}" if i else name] = whole.reshape(*whole.shape[:-1], *shape)
         return found
 
     def _maps(self, one: Estimate) -> dict[str, Any]:
@@ -166,3 +178,21 @@ class _Combine:
             "dof": one.dof,
             "voxel_status": one.status,
         }
+
+
+# What stands in voxels of which nothing is known; NaN in all other maps.
+_NOTHING = {"n_runs": 0.0, "voxel_status": float(NO_RUN)}
+
+
+def _of_voxels(one: Estimate, voxels: IntArray) -> Estimate:
+    effect, covariance = (a.take(voxels, axis=-1) for a in (one.effect, one.covariance))
+    return Estimate(effect, covariance, one.n_runs[voxels], one.dof[voxels], one.status[voxels])
+
+
+def _something_known(estimates: Sequence[Estimate]) -> AnyArray:
+    """Voxels but those that no run has, all for the same reason: there is nothing to combine."""
+    first = estimates[0].status
+    known: AnyArray = first == ESTIMATED
+    for one in estimates:
+        known |= (one.status != first) | ~np.isnan(one.effect).all(axis=0)
+    return known

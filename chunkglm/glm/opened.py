@@ -1,11 +1,14 @@
 """Maps that were saved as NIfTI files, opened again."""
 
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import nibabel as nib
 import numpy as np
 import xarray as xr
@@ -16,10 +19,11 @@ from chunkglm.glm.records import RECORDS
 from chunkglm.glm.sidecars import ALWAYS, COVERAGE, opened_by, read_sidecar, stem
 from chunkglm.glm.space import Grid, short_header
 from chunkglm.io.files import is_url
-from chunkglm.io.inflate import check_gzip
+from chunkglm.io.inflate import read_gzip
 from chunkglm.io.transfer import fetched
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.solve import ESTIMATED, OUTSIDE_MASK
+from chunkglm.lazy.graph import Field, arrays_of_tasks
 from chunkglm.schema import COLUMN, ROW, SPACE
 
 
@@ -41,7 +45,8 @@ def open_maps(
     -------
     xarray.Dataset
         The variables and attributes of `contrast` or `fixed_effects`; of single runs without
-        ``voxel_status``, which files do not hold. Voxels whose variance is 0 are NaN.
+        ``voxel_status``, which files do not hold. Voxels whose variance is 0 are NaN. The files are
+        read and checked at once; ``stat``, ``p_value`` and ``z_score`` are lazy, of the effects.
 
     Raises
     ------
@@ -76,22 +81,51 @@ def open_maps(
 
 def _variables(
     effect: AnyArray, variance: AnyArray, known: Mapping[str, AnyArray], attrs: Mapping[str, Any]
-) -> dict[str, tuple[tuple[str, ...], AnyArray]]:
+) -> dict[str, tuple[tuple[str, ...], Any]]:
     """Variables of maps from effects, variances, and what is known voxel by voxel."""
     joint, shape = attrs["stat_type"] == "F", effect.shape[:3]
     q = int(attrs.get("rank", 1)) if joint else 1
-    e, v = effect.reshape(-1, q).T.copy(), variance.reshape(-1, q * q).T.reshape(q, q, -1).copy()
-    lost = ~(np.einsum("qqv->qv", v) > 0).all(axis=0)
+    e = np.moveaxis(effect.reshape(*shape, q), -1, 0).copy()
+    v = np.moveaxis(variance.reshape(*shape, q, q), (-2, -1), (0, 1)).copy()
+    lost = ~(np.einsum("qq...->q...", v) > 0).all(axis=0)
     e[:, lost], v[:, :, lost] = np.nan, np.nan
-    found: dict[str, tuple[tuple[str, ...], AnyArray]] = {
+    coverage = _coverage(lost, known, attrs)
+    found: dict[str, tuple[tuple[str, ...], Any]] = {
         "effect_size": ((ROW, *SPACE), e) if joint else (SPACE, e[0]),
         "effect_variance": ((ROW, COLUMN, *SPACE), v) if joint else (SPACE, v[0, 0]),
     }
-    coverage = _coverage(lost, known, attrs)
-    stat, p, z = statistics(e, v, coverage["dof"], str(attrs["stat_type"]))
-    over_space = {"stat": stat, "p_value": p, "z_score": z, **coverage}
-    found |= {name: (SPACE, values) for name, values in over_space.items()}
-    return {n: (d, a.reshape(*a.shape[:-1], *shape)) for n, (d, a) in found.items()}
+    # Made of these when asked for: who combines maps does not ask.
+    work = _Statistics(e, v, coverage["dof"], str(attrs["stat_type"]))
+    over_space = {**_lazy_statistics(work, shape), **coverage}
+    return found | {name: (SPACE, values) for name, values in over_space.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Statistics:
+    """Statistic, p and z of maps, as a task."""
+
+    effect: AnyArray  # (q, x, y, z)
+    covariance: AnyArray  # (q, q, x, y, z)
+    dof: AnyArray  # (x, y, z)
+    stat_type: str
+
+    def __call__(self) -> dict[str, AnyArray]:
+        q, *shape = self.effect.shape
+        found = statistics(
+            self.effect.reshape(q, -1),
+            self.covariance.reshape(q, q, -1),
+            self.dof.reshape(-1),
+            self.stat_type,
+        )
+        names = ("stat", "p_value", "z_score")
+        return {name: a.reshape(shape) for name, a in zip(names, found, strict=True)}
+
+
+def _lazy_statistics(work: _Statistics, shape: tuple[int, ...]) -> dict[str, da.Array]:
+    name = f"statistics-{secrets.token_hex(16)}"
+    fields = {field: Field((), "f8") for field in ("stat", "p_value", "z_score")}
+    chunks = tuple((n,) for n in shape)
+    return arrays_of_tasks(name, {(name, 0): (work,)}, [(name, 0)], fields, chunks, [])
 
 
 def _coverage(
@@ -101,7 +135,7 @@ def _coverage(
 
     def one(name: str, elsewhere: float) -> AnyArray:
         if name in known:
-            return np.where(lost, elsewhere, known[name].reshape(-1))
+            return np.where(lost, elsewhere, known[name].reshape(lost.shape))
         return np.where(lost, elsewhere, float(attrs[name]))
 
     found = {"dof": one("dof", np.nan)}
@@ -109,7 +143,7 @@ def _coverage(
         return found
     status = np.where(lost, OUTSIDE_MASK, ESTIMATED)
     if "voxel_status" in known:
-        status = known["voxel_status"].reshape(-1)
+        status = known["voxel_status"].reshape(lost.shape)
     return {**found, "n_runs": one("n_runs", 0.0), "voxel_status": status.astype(np.int8)}
 
 
@@ -119,8 +153,7 @@ def _label(folder: str | Path, name: str) -> str:
 
 def _read_map(path: Path, label: str) -> tuple[AnyArray, Grid]:
     try:
-        image = nib.load(path)
-        check_gzip(path)
+        image = _image_of(path)
         data = np.asarray(image.dataobj, dtype=np.float64)
     except Exception as error:
         cause = re.sub(r"\s+", " ", str(error)).replace(str(path), label)
@@ -129,3 +162,10 @@ def _read_map(path: Path, label: str) -> tuple[AnyArray, Grid]:
     header = short_header(image.header.binaryblock)
     affine = tuple(tuple(float(v) for v in row) for row in image.affine)
     return data, Grid(affine, header)
+
+
+def _image_of(path: Path) -> Any:
+    """Read a map whole; decompressed once, its checksum compared (nibabel stops before it)."""
+    raw = read_gzip(path)
+    nifti2 = (540).to_bytes(4, "little"), (540).to_bytes(4, "big")
+    return (nib.Nifti2Image if raw[:4] in nifti2 else nib.Nifti1Image).from_bytes(raw)

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,18 @@ def check_gzip(path: Path) -> None:
     with GzipReader(path.open("rb", buffering=0)) as stream:
         while stream.read(1 << 20):
             pass
+
+
+def read_gzip(path: Path) -> bytes:
+    """Read a small file whole, decompressed if it is gzip, its checksum compared.
+
+    Raises
+    ------
+    EOFError, OSError, zlib.error
+        When it is damaged.
+    """
+    raw = path.read_bytes()
+    if raw[: len(MAGIC)] != MAGIC:
+        return raw
+    with GzipReader(BytesIO(), raw) as stream:
+        return b"".join(iter(lambda: stream.read(1 << 26), b""))

@@ -26,6 +26,7 @@ from helpers_lazy import (
 )
 
 import chunkglm as cg
+from chunkglm import sizes
 from chunkglm.errors import ChunkglmError, ImageError, MapsError
 
 DESIGN, MASK = make_design(), make_mask()
@@ -251,8 +252,9 @@ def test_save__that_fails_keeps_the_older_maps(
 @pytest.mark.parametrize("kind", ["netcdf", "zarr"])
 @pytest.mark.parametrize("definition", ["a - b", ["a", "b"]])
 def test_maps__go_to_netcdf_and_zarr_and_come_back(
-    fits: list[cg.Fit], tmp_path: Path, definition: Any, kind: str
+    fits: list[cg.Fit], tmp_path: Path, definition: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sizes, "MAP_CHUNK_BYTES", 0)
     one, two, three = (cg.contrast(fit, definition) for fit in fits)
     pooled = cg.fixed_effects([one, two])
     # Slabs begin where the mask does: unlike chunks, that zarr does not take by itself.
