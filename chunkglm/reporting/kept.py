@@ -182,7 +182,8 @@ def _runs_of_fits(
             continue
         for label, fit in fits.items():
             try:
-                one = contrast(fit, weights_of(maps[name], fit))
+                kind = maps[name].attrs["stat_type"]
+                one = contrast(fit, weights_of(maps[name], fit), stat_type=kind)
             except ChunkglmError as error:
                 missing.append(f"Maps of {label} for {name}: {error}")
                 continue

@@ -73,7 +73,7 @@ def source_of(
         image = load_background(background, shape, grid)
         said = "the image that was given"
     return Source(
-        title or "Task fMRI: " + ", ".join(named), named, grid, of_runs, fitted, fitted,
+        title or ", ".join(named), named, grid, of_runs, fitted, fitted,
         image, said, tuple(missing),
     )  # fmt: skip
 

@@ -25,6 +25,9 @@ from chunkglm.study.run import make_folder
 
 _INDEX, _MADE = "index.html", ".pages.json"
 
+# On one page of the index; with their pictures 500 have 2 MB.
+SUBJECTS_A_PAGE = 500
+
 Row = dict[str, Any]  # what the index tells of a subject
 
 
@@ -87,7 +90,7 @@ def study_report(
         (pages / f"sub-{gone}.html").unlink(missing_ok=True)
     ordered = {s: rows[s] for s in study.subjects if s in rows}
     _write(pages / _MADE, json.dumps(ordered))
-    _write(pages / _INDEX, _index(study, ordered, heights, name))
+    _write_index(pages, study, ordered, heights, name)
     return pages / _INDEX
 
 
@@ -190,12 +193,35 @@ def _row(record: Mapping[str, Any], summary: Summary) -> Row:
     }
 
 
-def _index(study: KeptStudy, rows: Mapping[str, Row], heights: Heights, title: str) -> str:
-    done = {s: row for s, row in rows.items() if not row["failed"]}
+def _write_index(
+    pages: Path, study: KeptStudy, rows: Mapping[str, Row], heights: Heights, title: str
+) -> None:
+    """Write the index, on several pages where there are many subjects."""
+    done = [s for s, row in rows.items() if not row["failed"]]
+    parts = [done[i : i + SUBJECTS_A_PAGE] for i in range(0, len(done), SUBJECTS_A_PAGE)] or [[]]
+    names = [_INDEX, *(f"index-{i}.html" for i in range(2, len(parts) + 1))]
+    links = [
+        Link(f"{part[0]} to {part[-1]}", name)
+        for part, name in zip(parts, names, strict=True)
+        if len(parts) > 1
+    ]
+    values = _index_values(study, rows, heights, title)
+    for part, name in zip(parts, names, strict=True):
+        text = render("index.html", **values, links=links, shown={s: rows[s] for s in part})
+        _write(pages / name, text)
+    for stale in set(pages.glob("index-*.html")).difference(pages / name for name in names):
+        stale.unlink()
+
+
+def _index_values(
+    study: KeptStudy, rows: Mapping[str, Row], heights: Heights, title: str
+) -> dict[str, Any]:
+    """What all pages of the index tell."""
+    done = [row for row in rows.values() if not row["failed"]]
     failed = {s: row["failed"] for s, row in rows.items() if row["failed"]}
-    contrasts = list(dict.fromkeys(name for row in done.values() for name in row["peaks"]))
+    contrasts = list(dict.fromkeys(name for row in done for name in row["peaks"]))
     most = {
-        name: max((row["surviving"].get(name, 0) for row in done.values()), default=0) or 1
+        name: max((row["surviving"].get(name, 0) for row in done), default=0) or 1
         for name in contrasts
     }
     notes = []
@@ -203,25 +229,25 @@ def _index(study: KeptStudy, rows: Mapping[str, Row], heights: Heights, title: s
         notes.append("The study is not finished: runs.tsv is not there yet.")
     if unseen := len(study.subjects) - len(rows):
         notes.append(f"{unseen} more subjects have results and no page yet.")
-    return render(
-        "index.html",
-        title=title,
-        facts=[
+    if len(failed) > SUBJECTS_A_PAGE:
+        notes.append(f"Of {len(failed)} failures the first {SUBJECTS_A_PAGE} are listed.")
+    return {
+        "title": title,
+        "facts": [
             ("Subjects", f"{len(done)}" + (f" of {len(rows)}" if failed else "")),
             ("Runs", f"{sum(row['n_runs'] for row in rows.values()):,}"),
             ("Contrasts", f"{len(contrasts)}"),
             ("Failed", f"{len(failed)}"),
         ],
-        failed=failed,
-        done=done,
-        contrasts=contrasts,
-        most=most,
-        quality=any(row.get("tsnr") is not None for row in done.values()),
-        notes=notes,
-        model=_told_model(study),
-        threshold=heights.told(),
-        versions=versions(),
-    )
+        "failed": dict(list(failed.items())[:SUBJECTS_A_PAGE]),
+        "contrasts": contrasts,
+        "most": most,
+        "quality": any(row.get("tsnr") is not None for row in done),
+        "notes": notes,
+        "model": _told_model(study),
+        "threshold": heights.told(),
+        "versions": versions(),
+    }
 
 
 def _told_model(study: KeptStudy) -> list[tuple[str, str]]:

@@ -49,3 +49,12 @@ def test_demo__draws_three_pictures(demo: tuple[Path, str]) -> None:
     pictures = sorted(demo[0].glob("*.png"))
     assert [p.read_bytes()[:8] for p in pictures] == [PNG] * 3
     assert all(str(p) in demo[1] for p in pictures)
+
+
+def test_demo__writes_a_report_of_both_runs(demo: tuple[Path, str]) -> None:
+    page = demo[0] / "report.html"
+    assert f"report    {page}" in demo[1]
+    text = page.read_text(encoding="utf-8")
+    assert len(text) < 15_000_000
+    for words in ("run-1.zarr", "run-2.zarr", "Autocorrelation of the noise", "DStMinusSSt"):
+        assert words in text

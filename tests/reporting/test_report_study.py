@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from helpers_pages import Page
 
@@ -109,6 +110,44 @@ def test_report_study__a_damaged_map_is_told_and_the_others_go_on(
     index = read(out / "report" / "index.html")
     assert "no page can be made of its maps" in index.text
     assert "result" in read(out / "report" / "sub-02.html").ids()
+
+
+def test_report_study__index_of_many_has_several_pages(
+    study: Path, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import chunkglm.reporting.study as reported
+
+    out = tmp_path / "out"
+    shutil.copytree(study / "out", out)
+    monkeypatch.setattr(reported, "SUBJECTS_A_PAGE", 1)
+    cg.report(out, progress=False)
+    first, second = (read(out / "report" / f"index{n}.html") for n in ("", "-2"))
+    assert ("sub-01.html" in first.addresses(), "sub-02.html" in first.addresses()) == (True, False)
+    assert ("sub-01.html" in second.addresses(), "sub-02.html" in second.addresses()) == (
+        False,
+        True,
+    )
+    assert {"index.html", "index-2.html"} <= set(first.addresses()) & set(second.addresses())
+    monkeypatch.undo()
+    cg.report(out, progress=False)
+    assert not (out / "report" / "index-2.html").exists()
+
+
+def test_report_study__sessions_and_f_contrasts(study: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(study / "runs.csv", dtype=str).iloc[:2]
+    table["session"] = table["run"]
+    for name in ("bold", "events", "mask"):
+        table[name] = [str(study / path) for path in table[name]]
+    model = {
+        "contrasts": {"BminusA": "B - A", "any": ["A", "B"]}, "level": "session",
+        "save_runs": True, "save_moments": True,
+    }  # fmt: skip
+    cg.run_study(table, model, tmp_path / "out", progress=False)
+    cg.report(tmp_path / "out", progress=False)
+    page = read(tmp_path / "out" / "report" / "sub-01.html")
+    for words in ("BminusA, session 2", "any, session 1", "F statistic", "any, row 2"):
+        assert words in page.text, words
+    assert [f"contrast-{i}" in page.ids() for i in range(1, 8)] == [True] * 6 + [False]
 
 
 def test_report_study__refuses_what_is_no_study(study: Path, tmp_path: Path) -> None:
