@@ -2,15 +2,17 @@
 
 import json
 import shutil
-import subprocess
-import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner, Result
 from helpers_pages import Page
 
 import chunkglm as cg
+from chunkglm.cli import main
 from chunkglm.errors import MapsError, StudyError
 
 MOST_BYTES = 5_000_000
@@ -161,29 +163,36 @@ def test_report_study__refuses_what_is_no_study(study: Path, tmp_path: Path) -> 
         cg.report(study / "out", background="mean.nii")
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "chunkglm", "report", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command has its own
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+    return run
 
 
 def test_command_report__of_a_study_and_of_what_is_none(
-    study: Path, pages: Path, tmp_path: Path
+    command: Callable[..., Result], study: Path, tmp_path: Path
 ) -> None:
     done = command(study / "out", "--to", tmp_path / "pages", "--subject", "02", "--quiet")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.strip() == str(tmp_path / "pages" / "index.html")
     assert (tmp_path / "pages" / "sub-02.html").exists()
     assert not (tmp_path / "pages" / "sub-01.html").exists()
     wrong = command(tmp_path)
-    assert wrong.returncode == 2
+    assert wrong.exit_code == 2
     assert len(wrong.stderr.splitlines()) == 1
     assert "is not the folder of a study" in wrong.stderr
 
 
-def test_command_report__of_maps(study: Path, tmp_path: Path) -> None:
+def test_command_report__of_maps(
+    command: Callable[..., Result], study: Path, tmp_path: Path
+) -> None:
     maps = study / "out" / "sub-01" / "sub-01_contrast-BminusA"
     done = command(maps, "--to", tmp_path / "page.html", "--height", "3", "--cluster-threshold", 5)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     page = read(tmp_path / "page.html")
     assert "a height of z = 3" in page.text
     assert "result" in page.ids()
