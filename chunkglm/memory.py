@@ -13,6 +13,7 @@ from chunkglm.sizes import (
     PROCESS_BYTES,
     block_volumes,
     source_block,
+    summed_volumes,
 )
 
 # Blocks of a run that can only be read forwards: one used, one waiting, one being filled.
@@ -27,7 +28,7 @@ BLOCKS_OF_ARRAY = 4
 CHUNKS_PER_READER, CHUNKS_KEPT = 4, 8
 
 # Samples whose moments are added up at once, `kernels.moments.SAMPLES_IN_CACHE`.
-SAMPLES_AT_ONCE = 200_000
+SAMPLES_AT_ONCE = 400_000
 
 # Numbers of 8 bytes for each voxel of the mask: its place in graph and coordinates; its solution,
 # statistic, p and z while a slab is solved.
@@ -47,7 +48,8 @@ class Reading(NamedTuple):
     rank: int  # of the design
     n_lags: int
     moments: int  # bytes of its result
-    n_volumes: int  # worked on at once
+    n_volumes: int  # read at once
+    n_summed: int  # added up at once
     blocks: int  # volumes held as they lie in the file
     volume: int  # bytes of the planes read of each volume, as they lie in the file
     itemsize: int
@@ -84,8 +86,8 @@ def reading(
     >>> run = dict(n_scans=191, volume=64 * 64 * 30 * 2, itemsize=2, rank=12, n_lags=1)
     >>> task = reading(n_voxels=20_000, moments=240 * 20_000, **run, chunk_volumes=16, chunk=0,
     ...                forward_only=True)
-    >>> task.n_volumes, task.blocks
-    (32, 96)
+    >>> task.n_volumes, task.n_summed, task.blocks
+    (32, 32, 96)
     """
     n_volumes = block_volumes(n_voxels, n_scans, volume)
     held = n_volumes
@@ -93,9 +95,11 @@ def reading(
         held = source_block(n_volumes, chunk_volumes, volume)
     # An array's chunks are held until all that is cut of them has been used, and cuts beside them.
     blocks = held * (BLOCKS_AHEAD if forward_only else copies) - (-3 * joined // (2 * volume))
+    n_summed = summed_volumes(n_volumes, n_scans, rank, n_lags)
     return Reading(
-        n_voxels, rank, n_lags, moments, n_volumes, blocks, volume, itemsize, chunk, forward_only
-    )
+        n_voxels, rank, n_lags, moments, n_volumes, n_summed, blocks, volume, itemsize, chunk,
+        forward_only,
+    )  # fmt: skip
 
 
 def reading_bytes(task: Reading) -> int:
@@ -103,16 +107,16 @@ def reading_bytes(task: Reading) -> int:
 
     Examples
     --------
-    >>> task = Reading(20_000, 12, 1, 0, 32, 96, 64 * 64 * 30 * 2, 2, 0, True)
+    >>> task = Reading(20_000, 12, 1, 0, 32, 32, 96, 64 * 64 * 30 * 2, 2, 0, True)
     >>> reading_bytes(task) // 10**6
-    44
+    48
     """
-    # Of a block that is worked on: in float64 for the voxels selected, and once more contiguous.
-    series = task.n_volumes * (8 * task.n_voxels + task.volume)
-    # Four copies of a volume in float64 while it is smoothed.
+    # In float64 for the voxels selected; and of a block that is read, once more contiguous.
+    series = 8 * task.n_summed * task.n_voxels + task.n_volumes * task.volume
+    # Two copies of a volume in float64 for each of two threads that smooth.
     smoothing = 4 * 8 * task.volume // task.itemsize
     # A part in float64, its products, and their sum, for as many voxels as stay in cache.
-    at_once = min(task.n_voxels, SAMPLES_AT_ONCE // max(1, task.n_volumes) + 1)
+    at_once = min(task.n_voxels, SAMPLES_AT_ONCE // max(1, task.n_summed) + 1)
     rows = (task.n_lags + 1) * task.rank + 1
     adding = 8 * SAMPLES_AT_ONCE + 2 * 8 * rows * at_once
     chunks = CHUNKS_PER_READER * task.chunk
@@ -150,13 +154,13 @@ def fit_bytes(
 
     Examples
     --------
-    >>> task = Reading(20_000, 12, 1, 4_800_000, 32, 96, 64 * 64 * 30 * 2, 2, 0, True)
+    >>> task = Reading(20_000, 12, 1, 4_800_000, 32, 32, 96, 64 * 64 * 30 * 2, 2, 0, True)
     >>> maps = Solving((10_000, 10_000), 7)
     >>> grid = 64 * 64 * 30
     >>> fit_bytes([task], [maps], grid, 56 * grid, 0, threads=1) // 10**6
-    241
+    245
     >>> fit_bytes([task] * 2, [maps] * 2, grid, 56 * grid, 0, threads=2) // 10**6
-    370
+    378
     """
     total = PROCESS_BYTES + in_memory
     total += 8 * NUMBERS_IN_GRAPH * sum(task.n_voxels for task in readings)

@@ -31,6 +31,7 @@ from chunkglm.lazy.maps import maps_of_moments
 from chunkglm.lazy.moments import Slabs, make_slabs, moments_fields
 from chunkglm.lazy.neighbours import with_neighbours
 from chunkglm.lazy.packed import packed, unpacked
+from chunkglm.lazy.where import here_unless_told
 from chunkglm.schema import (
     MODEL_MAPS,
     MOMENTS,
@@ -114,7 +115,7 @@ class Fit:
             From which every contrast is taken without reading the run again. A tenth of the size
             of the data, about.
         """
-        return replace(self, dataset=self.dataset.compute())
+        return replace(self, dataset=self.dataset.compute(**here_unless_told()))
 
     def save(
         self,

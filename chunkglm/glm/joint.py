@@ -16,6 +16,7 @@ from chunkglm.kernels.algebra import Part, of_runs, within
 from chunkglm.kernels.factor import factor_design
 from chunkglm.kernels.segments import joined
 from chunkglm.lazy.algebra import moments_of_moments
+from chunkglm.lazy.where import here_unless_told
 from chunkglm.schema import MOMENTS, TIME
 
 Fits = TypeVar("Fits", bound=Mapping[Any, Fit] | Sequence[Fit])
@@ -44,7 +45,7 @@ def load_together(fits: Fits) -> Fits:
         if not isinstance(fit, Fit):
             msg = f"fits must be a dict or list of Fit, but one is {type(fit).__name__}"
             raise DesignError(msg)
-    datasets = dask.compute(*(fit.dataset for fit in every))
+    datasets = dask.compute(*(fit.dataset for fit in every), **here_unless_told())
     loaded = [replace(fit, dataset=found) for fit, found in zip(every, datasets, strict=True)]
     if isinstance(fits, Mapping):
         return dict(zip(fits, loaded, strict=True))  # type: ignore[return-value]

@@ -23,13 +23,13 @@ from chunkglm.glm.sidecars import (
     write_sidecar,
 )
 from chunkglm.glm.space import Grid, grid_of
-from chunkglm.glm.thresholding import clusters
 from chunkglm.glm.together import of_one_contrast
 from chunkglm.io.files import is_url
 from chunkglm.io.images import atomic_writer, write_image
 from chunkglm.io.transfer import put_files, remove_files
 from chunkglm.kernels.pooling import DIGITS_LOST, NO_RUN
 from chunkglm.kernels.solve import CONSTANT, EXPLAINED, NOT_FINITE, OUTSIDE_MASK
+from chunkglm.lazy.where import here_unless_told
 from chunkglm.schema import CONTRAST, SPACE
 
 # Of thresholded maps: file, statistic, type on disk.
@@ -133,7 +133,7 @@ def _save_several(
         msg = f"maps of {maps.sizes[CONTRAST]} contrasts have no names; give them as a coordinate"
         raise MapsError(msg)
     names = prefixes(prefix, [str(name) for name in maps[CONTRAST].to_numpy()])
-    computed = maps.compute()
+    computed = maps.compute(**here_unless_told())
     written = []
     for i, one in enumerate(names.values()):
         alone = computed.isel({CONTRAST: i})
@@ -164,7 +164,7 @@ def _put_in_place(made: _Made, apart: Path, out: Path) -> None:
 
 def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> _Made:
     wanted = [*ALWAYS, *(name for name in COVERAGE if name in maps)]
-    computed = maps[wanted].compute()
+    computed = maps[wanted].compute(**here_unless_told())
     _report_lost_voxels(computed, prefix)
     attrs, coverage = _what_all_share(computed, dict(maps.attrs))
     files = {**ALWAYS, **{name: COVERAGE[name] for name in coverage}}
@@ -182,7 +182,10 @@ def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> _Made:
 
 
 def _write_thresholded(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> _Made:
-    computed = maps.compute()
+    # Not at the top: whoever saves plain maps has no use for what joins clusters.
+    from chunkglm.glm.thresholding import clusters
+
+    computed = maps.compute(**here_unless_told())
     table = clusters(computed)
     told = {**maps.attrs, **{n: computed[n].item() for n in ("threshold", "n_tests")}}
     if not np.isfinite(told["threshold"]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, IntArray
-from chunkglm.kernels.smoothing import VolumeSmoother, axis_smoother, kernel_radius
+from chunkglm.kernels.smoothing import VolumeSmoother, Workspace, axis_smoother, kernel_radius
 
 # Turned at once: what a core's second cache holds. Smaller pieces take as long by themselves, but
 # the threads of a conversion wait for one another at each.
@@ -32,11 +32,12 @@ class VoxelSelection:
         """Number of voxels V."""
         return int(self.index.size)
 
-    def buffer(self, n_volumes: int) -> FloatArray | None:
-        """Memory that `series` can use again and again; None where it needs none."""
-        return None if self.smoother is None else np.empty((n_volumes, self.n_voxels))
-
-    def series(self, block: AnyArray, buffer: FloatArray | None = None) -> AnyArray:
+    def series(
+        self,
+        block: AnyArray,
+        out: AnyArray | None = None,
+        workspace: Workspace | None = None,
+    ) -> AnyArray:
         """Series of the selected voxels.
 
         Parameters
@@ -44,8 +45,11 @@ class VoxelSelection:
         block : (t, z, y, x) array
             Volumes as they lie in a NIfTI file, the planes `planes`; or a transposed view of
             (x, y, z, t) data, whose series are then taken without moving the rest.
-        buffer : (n, V) float64 array, optional
-            Overwritten; of at least t volumes.
+        out : (t, V) array, optional
+            Overwritten; in the block's dtype, float64 when smoothed. Not for transposed views
+            that are not smoothed.
+        workspace : Workspace, optional
+            Of the smoother.
 
         Returns
         -------
@@ -53,19 +57,32 @@ class VoxelSelection:
             In the block's dtype; float64 when smoothed.
         """
         n_volumes = block.shape[0]
-        if self.smoother is not None:
-            # In one go: a transposed view is reordered once, not once a volume.
-            volumes = np.ascontiguousarray(block)
-            out = self.buffer(n_volumes) if buffer is None else buffer[:n_volumes]
-            assert out is not None  # noqa: S101 - there is a smoother
-            for volume, row in zip(volumes, out, strict=True):
-                np.take(self.smoother(volume).reshape(-1), self.index, out=row, mode="clip")
-            return out
-        if block.T.flags.c_contiguous and not block.flags.c_contiguous:
-            z, y, x = np.unravel_index(self.index, (len(self.planes), *self.shape))
-            rows = np.ravel_multi_index((x, y, z), block.shape[:0:-1])
-            return block.T.reshape(-1, n_volumes)[rows].T
-        return np.take(block.reshape(n_volumes, -1), self.index, axis=1)
+        if self.smoother is None:
+            if is_view(block):
+                z, y, x = np.unravel_index(self.index, (len(self.planes), *self.shape))
+                rows = np.ravel_multi_index((x, y, z), block.shape[:0:-1])
+                return block.T.reshape(-1, n_volumes)[rows].T
+            return np.take(block.reshape(n_volumes, -1), self.index, axis=1, out=out, mode="clip")
+        # In one go: a transposed view is reordered once, not once a volume.
+        volumes = np.ascontiguousarray(block)
+        found = np.empty((n_volumes, self.n_voxels)) if out is None else out
+        if workspace is None:
+            workspace = self.smoother.workspace()
+        plane = self.smoother.y.n_out * self.smoother.x.n_out
+        edges = [p.out.start * plane for p in self.smoother.z.products]
+        parts = np.split(self.index, np.searchsorted(self.index, edges[1:]))
+        within = [index - first for index, first in zip(parts, edges, strict=True)]
+        stops = np.cumsum([index.size for index in within]).tolist()
+        for volume, row in zip(volumes, found, strict=True):
+            bands = self.smoother.bands(volume, workspace)
+            for (_, band), index, stop in zip(bands, within, stops, strict=True):
+                np.take(band.reshape(-1), index, out=row[stop - index.size : stop], mode="clip")
+        return found
+
+
+def is_view(block: AnyArray) -> bool:
+    """Whether a block of volumes (t, z, y, x) is a view of series, time contiguous."""
+    return bool(block.T.flags.c_contiguous) and not block.flags.c_contiguous
 
 
 def select_voxels(
@@ -94,12 +111,11 @@ def select_voxels(
     sigma_x, sigma_y, sigma_z = sigma
     box_z, box_y, box_x = (_extent(part, axis) for axis in range(3))
     box_z = range(box_z.start + wanted.start, box_z.stop + wanted.start)
-    halo = kernel_radius(sigma_z)
-    planes = range(max(0, box_z.start - halo), min(n_z, box_z.stop + halo))
+    planes = _with_halo(box_z, sigma_z, n_z)
     smoother = VolumeSmoother(
         axis_smoother(n_z, sigma_z, box_z, planes),
-        axis_smoother(n_y, sigma_y, box_y, range(n_y)),
-        axis_smoother(n_x, sigma_x, box_x, range(n_x)),
+        axis_smoother(n_y, sigma_y, box_y, _with_halo(box_y, sigma_y, n_y)),
+        axis_smoother(n_x, sigma_x, box_x, _with_halo(box_x, sigma_x, n_x)),
     )
     box = volume[box_z.start : box_z.stop, box_y.start : box_y.stop, box_x.start : box_x.stop]
     return VoxelSelection(planes, (n_y, n_x), np.flatnonzero(box), smoother)
@@ -110,6 +126,11 @@ def _extent(volume: BoolArray, axis: int) -> range:
     others = tuple(a for a in range(3) if a != axis)
     used = np.flatnonzero(volume.any(axis=others))
     return range(int(used[0]), int(used[-1]) + 1)
+
+
+def _with_halo(wanted: range, sigma: float, n: int) -> range:
+    halo = kernel_radius(sigma)
+    return range(max(0, wanted.start - halo), min(n, wanted.stop + halo))
 
 
 def time_last(block: AnyArray, out: AnyArray) -> None:

@@ -1,15 +1,17 @@
 """One pass over a run on disk: blocks of bounded size, added up as they are read."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 
 from chunkglm._types import AnyArray, RunSource
 from chunkglm.kernels.factor import ShiftedBasis
-from chunkglm.kernels.moments import Moments, Provisional, add_block, finish, in_units, no_moments
-from chunkglm.kernels.voxels import VoxelSelection
+from chunkglm.kernels.moments import Moments, in_units, no_moments
+from chunkglm.kernels.voxels import VoxelSelection, is_view
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.runs import scaled
+from chunkglm.lazy.collecting import Collector, Sums, parts_of_pass
+from chunkglm.lazy.runs import scaled, scaled_dtype
 from chunkglm.sizes import block_volumes, even_blocks, source_block
 
 TILE_VOLUMES = 32
@@ -34,9 +36,9 @@ def moments_in_one_pass(
     moments = no_moments(selection.n_voxels, basis)
     with one_blas_thread():
         for part, voxels in _parts(source, selection):
-            mine = moments.of_voxels(voxels)
-            provisional = _add_pass(mine, source, part, basis)
-            finish(mine, basis, provisional)
+            sums = Sums(moments.of_voxels(voxels), basis, parts_of_pass(part))
+            _add_pass(sums, source, part)
+            sums.finish()
     if source.dtype.kind not in "iub":
         return moments
     return in_units(moments, source.slope, source.intercept)
@@ -68,28 +70,23 @@ def _within_chunks(source: RunSource, planes: range) -> list[range]:
     return [range(max(planes.start, a), min(planes.stop, a + unit)) for a in starts]
 
 
-def _add_pass(
-    moments: Moments, source: RunSource, selection: VoxelSelection, basis: ShiftedBasis
-) -> Provisional | None:
-    """Add all of a run's volumes to moments, in place."""
-    provisional: Provisional | None = None
+def _add_pass(sums: Sums, source: RunSource, selection: VoxelSelection) -> None:
+    """Add all of a run's volumes to sums."""
     n_volumes = block_volumes(
         selection.n_voxels, source.shape[3], _volume_bytes(source, selection.planes)
     )
     integers = source.dtype.kind in "iub"
-    # One buffer for all blocks: fresh memory costs more to touch than the gathering itself.
-    buffer = selection.buffer(n_volumes)
-    for first, block in _blocks(source, selection.planes, n_volumes):
-        # A store's block of time may be longer than what is held as float64 at once; series that
-        # are not smoothed are gathered as they lie there, and only whole blocks are contiguous.
-        whole = selection.smoother is None and not block.flags.c_contiguous
-        for part in even_blocks(len(block), len(block) if whole else n_volumes):
-            # Integers are added up as stored and scaled once at the end; floats are scaled first,
-            # for a sample that is not finite counts as 0 of the scaled values when smoothing.
-            values = block[part.start : part.stop]
-            series = selection.series(values if integers else scaled(values, source), buffer)
-            provisional = add_block(moments, series, basis, first + part.start, provisional)
-    return provisional
+    dtype = source.dtype if integers else scaled_dtype(source)
+    with closing(Collector(sums, selection, source.shape[3], n_volumes, dtype)) as collector:
+        for _, block in _blocks(source, selection.planes, n_volumes):
+            # A store's block of time may be longer than what is held as float64 at once; series
+            # not smoothed are gathered as they lie there, and only whole blocks are contiguous.
+            whole = selection.smoother is None and is_view(block)
+            for part in even_blocks(len(block), len(block) if whole else n_volumes):
+                # Integers are added up as stored and scaled once at the end; floats are scaled
+                # first: what is not finite counts as 0 of the scaled values when smoothing.
+                values = block[part.start : part.stop]
+                collector.add(values if integers else scaled(values, source))
 
 
 def _blocks(source: RunSource, planes: range, n_volumes: int) -> Iterator[tuple[int, AnyArray]]:

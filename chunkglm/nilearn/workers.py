@@ -1,12 +1,12 @@
 """Where the face's arrays are computed."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import dask
-import dask.threaded
+
+from chunkglm.lazy.where import here_unless_told
 
 
 @contextmanager
@@ -16,9 +16,5 @@ def workers(n_jobs: int | None) -> Iterator[None]:
     1, -1 and None leave their number to dask.
     """
     settings: dict[str, Any] = {} if n_jobs in (1, -1, None) else {"num_workers": n_jobs}
-    if dask.config.get("scheduler", None) is None and "distributed" not in sys.modules:
-        # dask imports distributed to ask for a client: 184 modules and 10 MB, and there can be no
-        # client while it is not imported.
-        settings["scheduler"] = dask.threaded.get
-    with dask.config.set(settings):
+    with dask.config.set({**settings, **here_unless_told()}):
         yield

@@ -205,15 +205,15 @@ def test_comparison__sees_a_missing_halo(
 def test_comparison__sees_a_lost_pair_between_blocks(
     folder: Path, expected: dict[Any, xr.Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import chunkglm.lazy.passes as passes
+    import chunkglm.lazy.collecting as collecting
 
-    whole: Callable[..., Any] = passes.add_block
+    whole: Callable[..., Any] = collecting.add_block
 
     def forgetful(before: Any, *args: Any) -> Any:
         before.tail[:] = 0.0
         return whole(before, *args)
 
-    monkeypatch.setattr(passes, "add_block", forgetful)
+    monkeypatch.setattr(collecting, "add_block", forgetful)
     with small_plans(1, 3000):
         found = maps_of(folder / "run.nii.gz")
     assert distances(found, expected["", None]) > 1e6 * ROUNDING

@@ -1,0 +1,1 @@
+"""Measurements of chunkglm beside nilearn, run by ``scripts/benchmark.py``."""
