@@ -1,18 +1,19 @@
 """What Datasets of maps can do by themselves: ``maps.glm``."""
 
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import xarray as xr
 
 from chunkglm.errors import MapsError
 from chunkglm.glm.records import contributing, records_of, short_name
 from chunkglm.glm.shown import amount, as_html, as_text, chunks_of, state_of
-from chunkglm.glm.thresholding import clusters, threshold
-from chunkglm.plotting.images import attrs_of, image_of, images_of, names_of
-from chunkglm.plotting.maps import plot_stat_map
 from chunkglm.schema import SPACE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What its methods do is imported by them: it is registered by every fit, and seldom used.
 
 NAME = "glm"
 _RUNS_NAMED = 4
@@ -39,6 +40,8 @@ class GlmAccessor:
         return as_html("maps", self._rows())
 
     def _rows(self) -> dict[str, str]:
+        from chunkglm.plotting.images import attrs_of, names_of
+
         maps = self._maps
         told = attrs_of(maps)
         names = names_of(maps) if isinstance(maps, xr.Dataset) else [str(maps.name)]
@@ -70,6 +73,8 @@ class GlmAccessor:
         -------
         nilearn.plotting.displays.BaseSlicer
         """
+        from chunkglm.plotting.maps import plot_stat_map
+
         return plot_stat_map(self._maps, variable, **options)
 
     def to_nifti(self, variable: str | None = None) -> Any:
@@ -85,6 +90,8 @@ class GlmAccessor:
         nibabel.Nifti1Image, or dict of them by variable
             Of a DataArray one image. Where nothing was estimated they hold what `save` writes.
         """
+        from chunkglm.plotting.images import image_of, images_of
+
         if variable is None and isinstance(self._maps, xr.Dataset):
             return images_of(self._maps)
         return image_of(self._maps, variable)
@@ -101,9 +108,11 @@ class GlmAccessor:
         -------
         xarray.Dataset
         """
+        from chunkglm.glm.thresholding import threshold
+
         return threshold(self._maps, **options)
 
-    def clusters(self, **options: Any) -> pd.DataFrame:
+    def clusters(self, **options: Any) -> "pd.DataFrame":
         """Make a table of clusters; `chunkglm.clusters`. Computes it.
 
         Parameters
@@ -115,6 +124,8 @@ class GlmAccessor:
         -------
         pandas.DataFrame
         """
+        from chunkglm.glm.thresholding import clusters, threshold
+
         maps = self._maps
         if not (isinstance(maps, xr.Dataset) and "cluster" in maps):
             return clusters(threshold(maps, **options))
