@@ -420,7 +420,8 @@ def moments_dataset(
     arrays: Mapping[str, da.Array], slabs: Slabs, attrs: Mapping[str, Any]
 ) -> xr.Dataset:
     """Name the dims of moments, and say where their voxels lie."""
-    z, y, x = np.nonzero(slabs.mask.T)
+    volume = np.ascontiguousarray(slabs.mask.T)
+    z, y, x = np.unravel_index(np.flatnonzero(volume), volume.shape)
     coords = {n: (VOXEL, v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
     variables = {n: (MOMENTS[n].dims, a, MOMENTS[n].attrs()) for n, a in arrays.items()}
     return xr.Dataset(variables, coords=coords, attrs=attrs)

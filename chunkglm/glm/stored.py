@@ -117,7 +117,7 @@ def read_stored(
         When it is not there, not complete, or holds something else.
     """
     from chunkglm.io.checked import check_kind, damage_told, open_checked
-    from chunkglm.io.chunks import SlabReader
+    from chunkglm.io.chunks import SlabReader, read_whole
     from chunkglm.io.place import place_of
 
     place = place_of(path, storage_options)
@@ -125,7 +125,7 @@ def read_stored(
     attrs = check_kind(group, place.label, holds, FORMAT)
     with damage_told(place.label):
         arrays: Any = group
-        mask, numbers = np.asarray(arrays["mask"]) != 0, np.asarray(arrays["model"])
+        mask, numbers = read_whole(arrays["mask"]) != 0, read_whole(arrays["model"])
         model, first = {}, 0
         for name, shape in attrs["arrays"].items():
             stop = first + int(np.prod(shape, dtype=int))

@@ -10,11 +10,20 @@ from typing import Any
 import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
-from zarr.storage import WrapperStore
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, WrapperStore
 
 from chunkglm.errors import StoreError
 from chunkglm.io.lock import hidden_glob
-from chunkglm.io.manifest import ALTERED, Manifest, entries_of, get, list_keys, read_manifest
+from chunkglm.io.manifest import (
+    ALTERED,
+    Manifest,
+    entries_of,
+    get,
+    get_local,
+    list_keys,
+    read_manifest,
+)
 from chunkglm.io.place import Place
 
 _ROOTS = ("zarr.json", ".zgroup")  # of zarr's versions 3 and 2
@@ -68,21 +77,38 @@ class CheckedStore(WrapperStore[Store]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read a key whole and check it; zarr would take a lost chunk for zeros, in silence."""
-        try:
+        with self._telling(key):
             found = await self._store.get(key, prototype)
+        problem = self.manifest.problem(key, None if found is None else found.as_numpy_array().data)
+        if problem:
+            raise StoreError(await self._refusal(f"{key} {problem}"))
+        if found is None or byte_range is None:
+            return found
+        return _part(found, byte_range)
+
+    def read(self, key: str) -> memoryview | None:
+        """Read a key whole and check it, of a folder in this thread."""
+        if type(self._store) is not LocalStore:
+            found = sync(self.get(key, default_buffer_prototype()))
+            return None if found is None else found.as_numpy_array().data
+        with self._telling(key):
+            data = get_local(self._store, key)
+        problem = self.manifest.problem(key, data)
+        if problem:
+            raise StoreError(sync(self._refusal(f"{key} {problem}")))
+        return None if data is None else memoryview(data)
+
+    @contextlib.contextmanager
+    def _telling(self, key: str) -> Iterator[None]:
+        """Name the store and the key where one cannot be read."""
+        try:
+            yield
         except StoreError:
             raise  # a remote store's own words, which name it
         except Exception as error:
             cause = one_line(error)
             msg = f"{self.label}: {key} cannot be read ({cause}); check the disk and the access"
             raise StoreError(msg) from error
-        data = None if found is None else found.as_numpy_array().data
-        problem = self.manifest.problem(key, data)
-        if problem:
-            raise StoreError(await self._refusal(f"{key} {problem}"))
-        if found is None or byte_range is None:
-            return found
-        return _part(found, byte_range)
 
     async def _refusal(self, problem: str) -> str:
         """Tell a store that was replaced while it was open from one that was damaged."""

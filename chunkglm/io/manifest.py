@@ -1,8 +1,10 @@
 """What a complete store holds: the size and checksum of every key, itself checked."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from zarr.abc.store import Store
@@ -85,11 +87,21 @@ def entries_of(raw: bytes) -> dict[str, tuple[int, int]]:
 
 def get(store: Store, key: str) -> bytes | None:
     """Bytes under a key; None where it, or the whole store, is not there."""
+    if type(store) is LocalStore:
+        return get_local(store, key)
     try:
         found = sync(store.get(key, default_buffer_prototype()))
     except FileNotFoundError:
         return None
     return None if found is None else found.to_bytes()
+
+
+def get_local(store: LocalStore, key: str) -> bytes | None:
+    """`get` of a folder, in this thread: zarr crosses to its own and back, 0.3 ms each time."""
+    try:
+        return (store.root / key).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
 
 
 def put(store: Store, key: str, data: bytes) -> None:
@@ -156,9 +168,24 @@ class RecordingStore(WrapperStore[Store]):
 
 def list_keys(store: Store) -> list[str]:
     """All keys of a store."""
+    if type(store) is LocalStore:
+        return _local_keys(store.root)
 
     async def collect() -> list[str]:
         return [key async for key in store.list()]
 
     found: Any = sync(collect())
     return list(found)
+
+
+def _local_keys(root: Path) -> list[str]:
+    """All files below a folder; a folder that has gone is an error, not an empty one."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    return [
+        (Path(folder) / name).relative_to(root).as_posix()
+        for folder, _, names in os.walk(root, onerror=refuse)
+        for name in names
+    ]
