@@ -16,8 +16,8 @@ from chunkglm.sizes import (
     summed_volumes,
 )
 
-# Blocks of a run that can only be read forwards: one used, one waiting, one being filled.
-BLOCKS_AHEAD = 3
+# Blocks of a run that can only be read forwards: one used, one being filled or waiting.
+BLOCKS_AHEAD = 2
 
 # Blocks of a run that is any dask array: held, cut and joined by dask.
 BLOCKS_OF_ARRAY = 4
@@ -87,7 +87,7 @@ def reading(
     >>> task = reading(n_voxels=20_000, moments=240 * 20_000, **run, chunk_volumes=16, chunk=0,
     ...                forward_only=True)
     >>> task.n_volumes, task.n_summed, task.blocks
-    (32, 32, 96)
+    (32, 32, 64)
     """
     n_volumes = block_volumes(n_voxels, n_scans, volume)
     held = n_volumes

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from nilearn import plotting
-from nilearn.image import mean_img
 
 import chunkglm as cg
 
@@ -20,8 +19,9 @@ options = parser.parse_args()
 if options.nilearn:
     from nilearn.glm import compute_fixed_effects
     from nilearn.glm.first_level import FirstLevelModel
+    from nilearn.image import mean_img
 else:
-    from chunkglm.nilearn import FirstLevelModel, compute_fixed_effects
+    from chunkglm.nilearn import FirstLevelModel, compute_fixed_effects, mean_img
 
 make_data = cg.fetch_fiac if options.fiac else cg.simulate_fiac
 data = make_data(options.out / "data")
@@ -44,7 +44,7 @@ effect, variance, stat, z_score = compute_fixed_effects(
 maps = {f"run-{i}_t": summary["stat"] for i, summary in enumerate(summaries, start=1)}
 maps |= {"fixed_effect": effect, "fixed_variance": variance, "fixed_t": stat, "fixed_z": z_score}
 for name, image in maps.items():
-    image.to_filename(options.out / f"{name}.nii.gz")
+    image.to_filename(options.out / f"{name}.nii")
     print(f"{name:<16}largest {image.get_fdata().max():.6f}")
 
 if not options.no_plots:

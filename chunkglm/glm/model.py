@@ -114,9 +114,9 @@ def fit(
         Repetition time in seconds, for a design made from events; the run's by default.
     sample_mask : (T,) bool array, integer array, or path, optional
         Volumes that count: true where one is kept, or the indices of those kept, in memory or in a
-        file. What the others hold does not matter; no lag of the noise model crosses a gap, and
-        mean, degrees of freedom and everything else are of the kept volumes. The design has a row
-        for every volume, or for every kept one.
+        file. What the others hold does not matter; no lag of the noise model crosses a gap
+        (save with ``AR(1, across_gaps=True)``), and mean, degrees of freedom and everything else
+        are of the kept volumes. The design has a row for every volume, or for every kept one.
     storage_options : mapping, optional
         Passed to fsspec with URLs of run, design, mask and sample mask.
 
@@ -152,7 +152,7 @@ def fit(
     keep = read_here(
         lambda m: load_sample_mask(m, n_scans), sample_mask, storage_options, DesignError
     )
-    segments = segments_of_mask(keep)
+    segments = segments_of_mask(keep, across_gaps=noise.across_gaps)
     designs, factors = {}, {}
     for key, one in _by_key(design).items():
         designs[key] = _load(

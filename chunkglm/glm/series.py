@@ -7,7 +7,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from chunkglm.errors import ImageError
+from chunkglm.errors import DesignError, ImageError
 from chunkglm.glm.runs import check_run, open_run, untouched_source
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.lazy.series import RunRead, SeriesModel, predicted_array, residuals_array
@@ -50,6 +50,13 @@ def predicted_of(fit: "Fit", *, whitened: bool) -> xr.DataArray:
 
 
 def _model_of(fit: "Fit", *, whitened: bool) -> SeriesModel:
+    segments = fit.factor.segments
+    if whitened and fit.noise.across_gaps and segments.n_kept < segments.n_volumes:
+        msg = (
+            "whitened series are filtered along the run, and across_gaps joins volumes that do not "
+            "follow one another; fit run.isel(time=kept) instead, without a sample mask"
+        )
+        raise DesignError(msg)
     return SeriesModel(fit.solved_from, fit.slabs, fit.model, fit.factor.segments.ages, whitened)
 
 

@@ -50,6 +50,9 @@ class AR:
         Average the residuals' autocorrelations over neighbouring voxels of the mask first, with a
         Gaussian of this full width at half maximum in mm. One voxel's are the noise's give or take
         ``1 / sqrt(T)``; the error of their average is several times smaller.
+    across_gaps : bool
+        Whether kept volumes to either side of dropped ones are taken for neighbours in time, as
+        nilearn takes them. By default no lag crosses a gap.
 
     Raises
     ------
@@ -63,6 +66,7 @@ class AR:
     iterations: int = 1
     corrected: bool = False
     smooth_fwhm: float | None = None
+    across_gaps: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be fitted; whole numbers of any kind become ints."""
@@ -82,9 +86,10 @@ class AR:
         if not _is_count(self.iterations, 1):
             msg = f"iterations must be a positive whole number, but got {self.iterations!r}"
             raise DesignError(msg)
-        if not _is_bool(self.corrected):
-            msg = f"corrected must be True or False, but got {self.corrected!r}"
-            raise DesignError(msg)
+        for name in ("corrected", "across_gaps"):
+            if not _is_bool(getattr(self, name)):
+                msg = f"{name} must be True or False, but got {getattr(self, name)!r}"
+                raise DesignError(msg)
         if self.smooth_fwhm is not None and not _is_length(self.smooth_fwhm):
             msg = (
                 "smooth_fwhm must be a positive number of mm, or None, but got "
@@ -124,6 +129,7 @@ class AR:
                 *([] if self.iterations == 1 else [f"{self.iterations} iterations"]),
                 *(["corrected"] if self.corrected else []),
                 *([] if self.smooth_fwhm is None else [f"smoothed over {self.smooth_fwhm:g} mm"]),
+                *(["across gaps"] if self.across_gaps else []),
             ]
         )
 

@@ -22,7 +22,8 @@ class Segments:
     """The kept volumes of a run, in segments across whose borders no two samples are paired.
 
     A segment is a maximal run of consecutive kept volumes, so that a lag never crosses a dropped
-    one; but two may also adjoin, as runs do that are joined into one model. N volumes are kept of
+    one; but two may also adjoin, as runs do that are joined into one model, and one may reach
+    across dropped volumes, for numbers like nilearn's. N volumes are kept of
     T; positions are counted among the kept ones.
     """
 
@@ -180,20 +181,22 @@ def whole_run(n_volumes: int) -> Segments:
     return Segments(n_volumes, np.arange(n_volumes), np.array([0, n_volumes]))
 
 
-def segments_of_mask(keep: AnyArray) -> Segments:
+def segments_of_mask(keep: AnyArray, *, across_gaps: bool = False) -> Segments:
     """Segments of a run of which some volumes are dropped.
 
     Parameters
     ----------
     keep : (T,) bool array
         At least one is kept.
+    across_gaps : bool
+        All kept volumes make one segment, as if the dropped ones had never been.
 
     Returns
     -------
     Segments
     """
     kept = np.flatnonzero(keep)
-    starts = np.flatnonzero(np.diff(kept) > 1) + 1
+    starts = np.flatnonzero(np.diff(kept) > (len(keep) if across_gaps else 1)) + 1
     return Segments(len(keep), kept, np.concatenate([[0], starts, [kept.size]]))
 
 

@@ -5,6 +5,7 @@ differently stands in each docstring. nilearn's maskers, plots and reports are u
 """
 
 from chunkglm.nilearn.fixed import compute_fixed_effects
+from chunkglm.nilearn.means import mean_img
 from chunkglm.nilearn.model import FirstLevelModel
 
-__all__ = ["FirstLevelModel", "compute_fixed_effects"]
+__all__ = ["FirstLevelModel", "compute_fixed_effects", "mean_img"]

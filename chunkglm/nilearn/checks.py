@@ -8,6 +8,7 @@ import numpy as np
 from nilearn.maskers import SurfaceMasker
 from nilearn.surface import SurfaceImage
 
+from chunkglm._types import IntArray
 from chunkglm.errors import ParameterError
 
 # What nilearn's own `fit` calls and `FirstLevelModel` puts in its place.
@@ -74,6 +75,23 @@ def check_runs(runs: Iterable[Any]) -> None:
         if isinstance(run, SurfaceImage):
             msg = f"run_imgs: run {i} is a surface image, which cannot be honoured; {_SURFACE}"
             raise ParameterError(msg)
+
+
+def kept_volumes(sample_mask: Any, n_scans: int) -> IntArray:
+    """Indices of the volumes that a sample mask keeps.
+
+    Raises
+    ------
+    ParameterError
+        When they do not ascend.
+    IndexError
+        As nilearn, when one is not there.
+    """
+    kept: IntArray = np.arange(n_scans)[np.asarray(sample_mask)]
+    if kept.size == 0 or (np.diff(kept) <= 0).any():
+        msg = "sample_masks: volumes must be kept in ascending order, each once, and at least one"
+        raise ParameterError(msg)
+    return kept
 
 
 def check_masker(masker: Any) -> None:

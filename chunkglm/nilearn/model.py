@@ -15,11 +15,17 @@ from chunkglm.design import Design
 from chunkglm.errors import ContrastError, ParameterError
 from chunkglm.glm import fit
 from chunkglm.kernels.noise import AR, parse_noise
-from chunkglm.nilearn.checks import check_masker, check_nilearn, check_parameters, check_runs
+from chunkglm.nilearn.checks import (
+    check_masker,
+    check_nilearn,
+    check_parameters,
+    check_runs,
+    kept_volumes,
+)
 from chunkglm.nilearn.definitions import weights_of_runs
 from chunkglm.nilearn.effects import effects_of_runs
-from chunkglm.nilearn.runs import as_image, as_run, first_volume, mean_image
-from chunkglm.nilearn.scaling import scaled
+from chunkglm.nilearn.runs import as_image, as_run, finite, first_volume, mean_image
+from chunkglm.nilearn.scaling import by_volume, fit_in_percent, grand_mean, run_in_percent
 from chunkglm.nilearn.series import series_of
 from chunkglm.nilearn.workers import workers
 from chunkglm.schema import TIME
@@ -118,6 +124,8 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         self.results_ = [
             replace(f, dataset=d) for f, d in zip(self.results_, computed, strict=True)
         ]
+        if self.signal_scaling == (0, 1):
+            self._scale_by_grand_mean()
         self.labels_ = [f.ar for f in self.results_]
         return self
 
@@ -166,14 +174,13 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         if kind == "F" and len(taken) > 1:
             msg = "Running approximate fixed effects on F statistics."
             warnings.warn(msg, UserWarning, stacklevel=2)
-        with workers(self.n_jobs):
-            found = effects_of_runs(
-                [self.results_[i] for i in taken], [vectors[i] for i in taken], kind, self._mask()
-            )
-        maps = found.maps()
         label = [w[0] if w.shape[0] == 1 else w for w in vectors]
         wanted = _OUTPUTS if output_type == "all" else (output_type,)
-        images = {name: self._image(maps[name], f"{name} of contrast {label}") for name in wanted}
+        with workers(self.n_jobs):
+            maps = effects_of_runs(
+                [self.results_[i] for i in taken], [vectors[i] for i in taken], kind, self._mask()
+            ).maps()
+            images = {n: self._image(maps[n], f"{n} of contrast {label}") for n in wanted}
         return images if output_type == "all" else images[output_type]
 
     def _mask(self) -> BoolArray:
@@ -190,7 +197,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         """Let nilearn find the mask, from one volume of each run in place of the run."""
         if self.mask_img is None:
             # nilearn thresholds the mean over time: of the mean it is the same.
-            stand_ins = [mean_image(image) for image in run_imgs]
+            stand_ins = [finite(mean_image(image)) for image in run_imgs]
         else:
             # The first run's for the report, in place of all volumes of all runs.
             stand_ins = [first_volume(run_imgs[0])] * len(run_imgs)
@@ -216,15 +223,16 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
     def _fit_single_run(self, sample_masks: Any, bins: int, run_img: Any, run_idx: int) -> None:
         """Fit a run, lazily; all of them are computed together."""
         run, design = as_run(run_img), self.design_matrices_[run_idx]
-        if sample_masks is not None:
-            kept = np.asarray(sample_masks[run_idx])
-            run, design = run.isel({TIME: kept}), design.iloc[kept, :]
-            self.design_matrices_[run_idx] = design
-        scaling, fwhm = self.signal_scaling, self.masker_.smoothing_fwhm
-        if scaling in (1, (0, 1)):
-            with workers(self.n_jobs):
-                run = scaled(run, self._mask(), scaling, fwhm)
         noise = AR(1, bins=bins) if self.noise_model == "ar1" else parse_noise(self.noise_model)
+        kept = None
+        if sample_masks is not None:
+            kept = kept_volumes(sample_masks[run_idx], run.sizes[TIME])
+            design = self.design_matrices_[run_idx] = design.iloc[kept, :]
+            noise = replace(noise, across_gaps=True)
+        scaling, fwhm = self.signal_scaling, self.masker_.smoothing_fwhm
+        if scaling is not False and scaling == 1:
+            with workers(self.n_jobs):
+                run = by_volume(run, self._mask(), fwhm)
         self.results_.append(
             fit(
                 run,
@@ -232,11 +240,18 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
                 mask=self.masker_.mask_img_,
                 noise=noise,
                 smoothing_fwhm=fwhm,
+                sample_mask=kept,
                 scaling="percent" if scaling is not False and scaling == 0 else None,
             )
         )
         self.labels_.append(None)
         self._runs.append(None if self.minimize_memory else run)
+
+    def _scale_by_grand_mean(self) -> None:
+        for i, (fitted, run) in enumerate(zip(self.results_, self._runs, strict=True)):
+            mean = grand_mean(fitted)
+            self.results_[i] = fit_in_percent(fitted, mean)
+            self._runs[i] = None if run is None else run_in_percent(run, mean)
 
     def _get_element_wise_model_attribute(
         self, attribute: str, result_as_time_series: bool

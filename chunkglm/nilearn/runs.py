@@ -10,10 +10,12 @@ import xarray as xr
 from nibabel.arrayproxy import is_proxy
 from nilearn.image import check_niimg
 
-from chunkglm._types import AnyArray
+from chunkglm._types import AnyArray, FloatArray
 from chunkglm.errors import ImageError
-from chunkglm.glm import fit, open_run
+from chunkglm.glm import open_run
+from chunkglm.glm.runs import untouched_source
 from chunkglm.schema import SPACE, TIME
+from chunkglm.sizes import block_volumes
 
 
 class _LazySamples:
@@ -81,11 +83,25 @@ def as_run(image: Any) -> xr.DataArray:
 def mean_image(image: Any) -> Any:
     """Return the mean of a run over time as an image, in one pass of bounded memory."""
     run = as_run(image)
-    n_scans = run.sizes[TIME]
-    sums = fit(run, np.ones((n_scans, 1)), noise="ols", scaling=None).load().dataset
-    mean = np.zeros([run.sizes[d] for d in SPACE])
-    mean[tuple(sums[d].to_numpy() for d in SPACE)] = sums["reference"] + sums["total"] / n_scans
-    return nib.Nifti1Image(np.nan_to_num(mean), image_affine(run))
+    return nib.Nifti1Image(mean_over_time(run), image_affine(run))
+
+
+def finite(image: Any) -> Any:
+    """Return an image with 0 in place of what is not finite."""
+    return nib.Nifti1Image(np.nan_to_num(image.dataobj), image.affine)
+
+
+def mean_over_time(run: xr.DataArray) -> FloatArray:
+    """Return the mean of each voxel, (x, y, z) float64; a block of the run is held at a time."""
+    n_scans, source = run.sizes[TIME], untouched_source(run)
+    if source is None:
+        return np.asarray(run.mean(TIME, skipna=False, dtype=np.float64).to_numpy())
+    x, y, z, _ = source.shape
+    volumes = block_volumes(x * y * z, n_scans, x * y * z * source.dtype.itemsize)
+    total = np.zeros((z, y, x))
+    for _, block in source.blocks(range(z), volumes):
+        total += block.sum(axis=0, dtype=np.float64)
+    return (total / n_scans * source.slope + source.intercept).T
 
 
 def image_affine(run: xr.DataArray) -> AnyArray:

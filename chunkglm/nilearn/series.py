@@ -1,6 +1,7 @@
 """Series of a fitted run, by nilearn's definitions."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dask
@@ -9,6 +10,7 @@ import numpy as np
 from chunkglm._types import BoolArray, FloatArray
 from chunkglm.errors import ParameterError
 from chunkglm.glm import Fit
+from chunkglm.kernels.segments import whole_run
 from chunkglm.schema import SPACE, TIME
 
 _NAMES = ("residuals", "normalized_residuals", "predicted", "SSE", "r_square", "MSE")
@@ -37,6 +39,7 @@ def series_of(fit: Fit, run: Any, attribute: str, mask: BoolArray) -> FloatArray
     if attribute not in _NAMES:
         msg = f"attribute must be one of {_NAMES}, but is {attribute!r}"
         raise ParameterError(msg)
+    fit, run = _as_shorter(fit, run)
     lazy: Mapping[str, Any] = {
         "predicted": fit.predicted(whitened=True),
         "left": fit.residuals(run, whitened=True),
@@ -48,6 +51,17 @@ def series_of(fit: Fit, run: Any, attribute: str, mask: BoolArray) -> FloatArray
     }  # (T, V)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.nan_to_num(_of(attribute, found, fit.dof), posinf=0.0, neginf=0.0)
+
+
+def _as_shorter(fit: Fit, run: Any) -> tuple[Fit, Any]:
+    """Of a run with dropped volumes, the run and the fit as if these had never been there."""
+    segments = fit.factor.segments
+    if segments.n_kept == segments.n_volumes:
+        return fit, run
+    dataset, kept = fit.dataset, {TIME: segments.kept}
+    dataset = dataset.isel(kept) if TIME in dataset.coords else dataset
+    factor = replace(fit.factor, segments=whole_run(segments.n_kept))
+    return replace(fit, dataset=dataset, factor=factor), run.isel(kept)
 
 
 def _arrays(lazy: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,29 @@
 """The table of `docs/nilearn.md` has a row for everything that nilearn's users can name."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import nilearn.glm
 import nilearn.glm.first_level
+import nilearn.image
 import numpy as np
 import pytest
-from helpers_drop_in import T_R, fit_both, make_events, make_mask, make_run
+from helpers_drop_in import T_R, check_images, fit_both, make_events, make_mask, make_run
 from nilearn.maskers import SurfaceMasker
 from nilearn.surface import InMemoryMesh, SurfaceImage
 
 import chunkglm as cg
+import chunkglm.nilearn
+from chunkglm.io.nifti import NiftiRun
 from chunkglm.nilearn import FirstLevelModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "nilearn.md"
 THEIRS = nilearn.glm.first_level.FirstLevelModel
+PARTS = ["FirstLevelModel", "compute_fixed_effects", "mean_img"]
 VERDICTS = {"same", "different", "refused", "added"}
 
 
@@ -48,11 +54,103 @@ def test_table__names_every_parameter_of_fixed_effects() -> None:
     assert named("compute_fixed_effects") - {"chunkglm", "fixed_effects"} >= public
 
 
-@pytest.mark.parametrize("part", ["FirstLevelModel", "compute_fixed_effects"])
+def test_table__names_every_parameter_of_mean_img() -> None:
+    assert named("mean_img") == set(inspect.signature(nilearn.image.mean_img).parameters)
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_table__every_row_has_a_verdict(part: str) -> None:
     found = [verdict for _, verdict in rows(part) if verdict]
-    assert len(found) > 5
+    assert len(found) >= 3
     assert set(found) <= VERDICTS
+
+
+def sources_of_tests() -> dict[str, str]:
+    """Source of every test of this folder by name."""
+    found = {}
+    for path in Path(__file__).parent.glob("test_*.py"):
+        text = path.read_text()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                decorators = [ast.get_source_segment(text, d) or "" for d in node.decorator_list]
+                found[node.name] = "\n".join(
+                    [*decorators, ast.get_source_segment(text, node) or ""]
+                )
+    return found
+
+
+# How a test of this folder runs nilearn: through a helper or fixture that fits both, or by itself.
+RUNS_NILEARN = re.compile(
+    r"\b(fit_both|both|contrast_both|THEIRS|Theirs|one|several|kept|nilearn\.glm\.compute_fixed_effects"
+    r"|nilearn\.glm\.first_level|nilearn\.image\.mean_img)\b"
+)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_table__every_row_names_tests_that_run_both(part: str) -> None:
+    sources = sources_of_tests()
+    text = PAGE.read_text().split(f"## `{part}`")[1].split("\n## ")[0]
+    lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    checked = 0
+    for first, verdict, _, tests in lines:
+        if not verdict.strip():
+            continue  # a heading
+        names = re.findall(r"`(test_\w+)`", tests)
+        assert names, first
+        for name in names:
+            assert name in sources, f"{first}: {name}"
+            assert RUNS_NILEARN.search(sources[name]), f"{name} does not run nilearn"
+            checked += 1
+    assert checked >= 3
+
+
+def test_mean_img__is_nilearns(tmp_path: Path) -> None:
+    image, other = make_run(), make_run(seed=1)
+    whole = nib.Nifti1Image(image.get_fdata().round().astype(np.int16), image.affine, image.header)
+    nib.save(whole, tmp_path / "run.nii.gz")
+    store = cg.convert(tmp_path / "run.nii.gz", tmp_path / "run.zarr", progress=False)
+    path = tmp_path / "run.nii.gz"
+    cases: list[tuple[Any, Any, dict[str, Any]]] = [
+        (path, path, {}),
+        (str(path), str(path), {"copy_header": False}),
+        (nib.load(path), path, {}),
+        ([path, image, other], [path, image, other], {"n_jobs": 2, "verbose": 0}),
+        (store, path, {}),
+        (cg.open_run(path) * 1.0, path, {}),
+        (image, image, {"target_affine": np.eye(3) * 4}),
+        (image, image, {"target_affine": image.affine, "target_shape": (5, 6, 4)}),
+        (make_mask(), make_mask(), {}),
+    ]
+    for ours, theirs, choices in cases:
+        check_images(
+            chunkglm.nilearn.mean_img(ours, **choices),
+            nilearn.image.mean_img(theirs, **choices),
+            tolerance=1e-14,  # another order of sums; worst seen 4e-16
+        )
+    theirs = nilearn.image.mean_img(path)
+    assert chunkglm.nilearn.mean_img(path).header == theirs.header
+    surface_run = surface()[0]
+    for side, found in chunkglm.nilearn.mean_img(surface_run).data.parts.items():
+        expected = nilearn.image.mean_img(surface_run).data.parts[side]
+        np.testing.assert_array_equal(found, expected)
+    signatures = [inspect.signature(m.mean_img) for m in (chunkglm.nilearn, nilearn.image)]
+    names = [[(p.name, p.default) for p in s.parameters.values()] for s in signatures]
+    assert names[0] == names[1]
+
+
+def test_mean_img__holds_a_block_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nib.save(make_run(), tmp_path / "run.nii.gz")
+    blocks = []
+    original = NiftiRun.blocks
+
+    def counted(self: Any, planes: range, n_volumes: int) -> Any:
+        blocks.append(n_volumes)
+        return original(self, planes, n_volumes)
+
+    monkeypatch.setattr(NiftiRun, "blocks", counted)
+    monkeypatch.setattr("chunkglm.sizes.SERIES_BYTES", 40_000)
+    chunkglm.nilearn.mean_img(tmp_path / "run.nii.gz")
+    assert blocks == [6]
 
 
 def test_verbose__tells_of_runs_as_nilearn_does(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +159,7 @@ def test_verbose__tells_of_runs_as_nilearn_does(capsys: pytest.CaptureFixture[st
         kind(t_r=T_R, mask_img=make_mask(), verbose=1).fit(make_run(), make_events())
         told.append(capsys.readouterr().out.splitlines())
     # Masking and fitting are one here: of those two nilearn tells as well.
-    runs = [[line for line in lines if " runs " in line] for lines in told]
+    runs = [[line.split(" in ")[0] for line in lines if " runs " in line] for lines in told]
     assert len(runs[0]) == 2
     assert runs[0] == runs[1]
     FirstLevelModel(t_r=T_R, mask_img=make_mask()).fit(make_run(), make_events())

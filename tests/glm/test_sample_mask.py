@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from hypothesis import strategies as st
 import chunkglm as cg
 import chunkglm.sizes
 from chunkglm.errors import DesignError
+from chunkglm.kernels.noise import parse_noise
 
 DESIGN, MASK = make_design(), make_mask()
 T = SHAPE[3]
@@ -357,3 +359,21 @@ def test_select__of_kept_volumes_is_the_fit_of_fewer_regressors(folder: Path, no
             cg.contrast(found, ["a", "drift"]).compute(),
             cg.contrast(expected, ["a", "drift"]).compute(),
         ) < 1e-10  # fmt: skip
+
+
+@pytest.mark.parametrize("noise", ["ar1", "ar3"])
+@pytest.mark.parametrize("form", ["run.nii.gz", "run.zarr", "array"])
+def test_across_gaps__the_kept_volumes_are_one_series(folder: Path, noise: str, form: str) -> None:
+    """As nilearn takes them: the fit of a run that never had the others."""
+    joined = replace(parse_noise(noise), across_gaps=True)
+    run = cg.open_run(folder / ("run.nii.gz" if form == "array" else form))
+    run = run * 1.0 if form == "array" else run
+    rows = DESIGN[KEEP]
+    found = cg.fit(run, rows, mask=MASK, noise=joined, sample_mask=KEEP, smoothing_fwhm=6)
+    shorter = cg.open_run(folder / "run.nii").isel(time=np.flatnonzero(KEEP))
+    expected = cg.fit(shorter, rows, mask=MASK, noise=noise, smoothing_fwhm=6)
+    maps = [cg.contrast(f, [1.0, 0, 0, 0]).compute() for f in (found, expected)]
+    for name in ("effect_size", "effect_variance", "z_score"):
+        np.testing.assert_allclose(*(m[name] for m in maps), rtol=1e-9, atol=1e-9)
+    with pytest.raises(DesignError, match="whitened series"):
+        found.residuals(run, whitened=True)

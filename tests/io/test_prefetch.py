@@ -15,10 +15,10 @@ def running() -> int:
     return sum(t.name == "chunkglm-prefetch" for t in threading.enumerate())
 
 
-@given(items=st.lists(st.integers(), max_size=20), depth=st.integers(1, 5))
+@given(items=st.lists(st.integers(), max_size=20), ahead=st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
-def test_prefetched__keeps_all_items_in_order(items: list[int], depth: int) -> None:
-    assert list(prefetched(iter(items), depth)) == items
+def test_prefetched__keeps_all_items_in_order(items: list[int], ahead: int) -> None:
+    assert list(prefetched(iter(items), ahead)) == items
     assert running() == 0
 
 
@@ -41,7 +41,8 @@ def test_prefetched__raises_the_error_of_the_thread_after_the_items_before_it(
     stream.close()
 
 
-def test_prefetched__draws_no_further_ahead_than_its_depth() -> None:
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_prefetched__draws_no_further_ahead_than_it_may(ahead: int) -> None:
     drawn = []
 
     def items() -> Iterator[int]:
@@ -49,22 +50,21 @@ def test_prefetched__draws_no_further_ahead_than_its_depth() -> None:
             drawn.append(i)
             yield i
 
-    stream = prefetched(items(), depth=2)
-    assert next(stream) == 0
-    time.sleep(0.3)
-    # One in use, two waiting, one in the thread's hands.
-    assert len(drawn) <= 4
+    stream = prefetched(items(), ahead)
+    for used in range(3):
+        assert next(stream) == used
+        time.sleep(0.1)
+        assert len(drawn) == used + 1 + ahead
     stream.close()
     assert running() == 0
 
 
-def test_prefetched__closing_ends_the_thread_even_when_the_queue_is_full() -> None:
+def test_prefetched__closing_ends_the_thread_that_waits_for_room() -> None:
     stream = prefetched(iter(range(1000)))
     next(stream)
     time.sleep(0.05)
     start = time.monotonic()
     stream.close()
-    # The thread looks up every 0.1 s.
     assert time.monotonic() - start < 2.0
     assert running() == 0
 
