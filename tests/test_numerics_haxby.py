@@ -9,14 +9,23 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from helpers.gls import brute_force, in_standard_errors, near_bin_edge, relative
+from helpers.gls import (
+    brute_force,
+    in_standard_errors,
+    near_bin_edge,
+    relative,
+    scaled,
+    whitener,
+)
 from nilearn.glm.contrasts import compute_fixed_effects
 from nilearn.glm.first_level import FirstLevelModel, make_first_level_design_matrix
+from scipy.linalg import block_diag
 
 import chunkglm as cg
 
@@ -35,6 +44,8 @@ ANOTHER_PATH = 1e-10
 # nilearn reads int16 as float32, and so differs from itself in float64. Seen: 1.4e-5 of a
 # standard error (haxby, run 1).
 NILEARN_FLOAT32 = 1e-4
+# F over runs against one dense model of all of them, relative.
+JOINT_F = 1e-8
 # Share of voxels that rounding may put into another bin of the coefficient.
 AT_BIN_EDGES = 1e-4
 
@@ -256,6 +267,52 @@ def test_haxby__fixed_effects_equal_nilearn_given_the_true_dofs(
     parts = [cg.fixed_effects(p, precision_weighted=weighted) for p in (maps[:9], maps[9:])]
     merged = cg.fixed_effects(parts, precision_weighted=weighted).compute()
     assert_same_maps(merged, pooled, haxby.mask)
+
+
+@needs_haxby
+def test_haxby__joint_f_is_that_of_one_model_of_all_runs() -> None:
+    """Three contrasts shared by twelve runs, all else each run's own."""
+    rows = [("face", "house"), ("cat", "house"), ("chair", "house")]
+    mask = np.asarray(nib.load(HAXBY / "mask.nii.gz").dataobj) > 0
+    paths = sorted(HAXBY.glob("run-*"))
+    designs = [design_of(p / "events.tsv", 121) for p in paths]
+    fits = [
+        cg.fit(p / "bold.nii.gz", X, mask=mask, noise="ar1")
+        for p, X in zip(paths, designs, strict=True)
+    ]
+    maps = [cg.contrast(f, [f"{a} - {b}" for a, b in rows]) for f in fits]
+    pooled, *noise = dask.compute(
+        cg.fixed_effects(maps, precision_weighted=True), *((f.sigma2, f.ar) for f in fits)
+    )
+    data = [np.asarray(nib.load(p / "bold.nii.gz").dataobj, float) for p in paths]
+    halves = [shared_and_own(X, rows) for X in designs]
+    X = np.hstack(
+        [np.vstack([shared for shared, _ in halves]), block_diag(*(own for _, own in halves))]
+    )
+    assert np.linalg.matrix_rank(X) == X.shape[1] > 100
+    far = []
+    for at in map(tuple, np.argwhere(mask)[::100]):
+        whitened = []
+        for half, run, (sigma2, ar) in zip(halves, data, noise, strict=True):
+            W = whitener(float(ar.values[0][at]), 121) / np.sqrt(float(sigma2.values[at]))
+            whitened.append((W, W @ scaled(run[at][:, None], percent=True)[:, 0], half))
+        WX = block_diag(*(W for W, _, _ in whitened)) @ X
+        inverse = np.linalg.inv(WX.T @ WX)
+        beta = inverse @ (WX.T @ np.concatenate([y for _, y, _ in whitened]))
+        covariance = inverse[:3, :3]
+        f = beta[:3] @ np.linalg.solve(covariance, beta[:3]) / 3
+        far.append(abs(float(pooled["stat"].values[at]) / f - 1))
+    assert len(far) > 5
+    assert max(far) < JOINT_F
+
+
+def shared_and_own(X: pd.DataFrame, rows: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    """A design as columns whose coefficients are the contrasts, and columns for the rest."""
+    C = np.zeros((len(rows), X.shape[1]))
+    for row, (plus, minus) in zip(C, rows, strict=True):
+        row[[list(X).index(plus), list(X).index(minus)]] = 1, -1
+    rest = np.linalg.svd(C)[2][len(rows) :].T
+    return X.to_numpy() @ np.linalg.pinv(C), X.to_numpy() @ rest
 
 
 @needs_haxby

@@ -147,10 +147,14 @@ def test_export__between_plain_and_compressed_keeps_every_byte(tmp_path: Path) -
     assert (tmp_path / "other.nii.gz").read_bytes() == (tmp_path / "back.nii.gz").read_bytes()
 
 
+EPI = HAXBY.parent / "epi" / "bold.nii.gz"
+
+
 @needs_haxby
-@pytest.mark.parametrize("run", ["run-01", "run-12"])
-def test_round_trip__of_real_runs(tmp_path: Path, run: str) -> None:
-    source = next((HAXBY / run).glob("*.nii.gz"))
+@pytest.mark.parametrize(
+    "source", [*sorted(HAXBY.glob("run-*/bold.nii.gz")), EPI], ids=lambda p: p.parent.name
+)
+def test_round_trip__of_real_runs(tmp_path: Path, source: Path) -> None:
     (tmp_path / "run.nii.gz").symlink_to(source)
     there_and_back(tmp_path / "run.nii.gz")
 
