@@ -57,10 +57,13 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
 
-        with tempfile.TemporaryDirectory() as scratch:
-            extra = measure(args, args.data or Path(scratch) / "data", Path(scratch), show)
-    if args.json:
-        args.json.write_text(report.as_json(told, rows, extra))
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                measure(args, args.data or Path(scratch) / "data", Path(scratch), show, extra)
+        finally:
+            # What was measured is kept, also where a later row ends it all.
+            if args.json:
+                args.json.write_text(report.as_json(told, rows, extra))
     if args.markdown:
         args.markdown.write_text(report.markdown(told, rows, extra))
     if args.readme:
@@ -152,9 +155,13 @@ TAKE_MINUTES = {"long", "large"}
 
 
 def measure(
-    args: argparse.Namespace, folder: Path, scratch: Path, show: Callable[[Any], None]
-) -> dict[str, str]:
-    """Measure what was asked for; returns growth and profile as text."""
+    args: argparse.Namespace,
+    folder: Path,
+    scratch: Path,
+    show: Callable[[Any], None],
+    extra: dict[str, str],
+) -> None:
+    """Measure what was asked for; growth and profile are added to `extra` as text."""
     import chunkglm as cg
     from benchmarks.rows import NotTheSameError
 
@@ -171,7 +178,6 @@ def measure(
                 show(row)
         except NotTheSameError as error:
             sys.exit(str(error))
-    extra = {}
     if args.growth:
         from benchmarks.growth import growth
 
@@ -182,7 +188,6 @@ def measure(
 
         extra["where time goes"] = profiles(folder, scratch)
         print(f"\n{extra['where time goes']}", flush=True)
-    return extra
 
 
 if __name__ == "__main__":

@@ -139,6 +139,35 @@ def test_afni_commands__name_every_column_and_the_contrast(tmp_path: Path) -> No
     assert reml_command(*files[:2], tmp_path)[1:3] == ["-matrix", matrix]
 
 
+def test_study_rows__are_read_from_what_the_scripts_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import studies
+
+    printed = {
+        "benchmark_study.py": "8 subjects x 2 runs, 2 processes: nilearn 33.1 s, chunkglm 4.9 s, "
+        "ratio 6.8 (6.5-7.0), goal >= 6: yes\n  peak memory of a worker: nilearn 901 MB, chunkglm "
+        "280 MB, share 0.31 (0.30-0.32), goal <= 0.33: yes\n",
+        "scaling.py": "32 runs of 32x32x20x120, two a subject\n  1 worker     4.00 s  (3.9-4.1)\n"
+        "  2 workers    2.10 s  (2.0-2.2)\n  ratio        1.90    (1.85-1.95)  goal >= 1.8\n"
+        "projection: 10,000 subjects\n  so at least  90 min: the longest\n",
+    }
+    # The scripts still print in these words.
+    for script, words in (("benchmark_study.py", "share "), ("scaling.py", "  ratio      ")):
+        assert words in (ROOT / "scripts" / script).read_text()
+    monkeypatch.setattr(studies, "_printed", lambda script, *_: printed[script])
+    study, memory, workers = studies.study_rows(tmp_path, tmp_path, 3)
+    assert (study.left, study.right, study.ratio, study.reached) == (33.1, 4.9, 6.8, True)
+    assert (memory.left, memory.right, memory.unit, memory.reached) == (901, 280, "MB", True)
+    assert (workers.left, workers.right, workers.ratio, workers.spread) == (
+        4,
+        2.1,
+        1.9,
+        "1.85-1.95",
+    )
+    assert workers.note.endswith("so at least 90 min: the longest")
+
+
 def some_rows() -> list[Any]:
     from benchmarks.rows import faster_row, share_row
 

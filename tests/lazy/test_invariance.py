@@ -202,6 +202,23 @@ def test_comparison__sees_a_missing_halo(
     assert distances(found, expected["", 5.0]) > 1e6 * ROUNDING
 
 
+@pytest.mark.parametrize("fwhm", [None, 5.0])
+@pytest.mark.parametrize("name", ["run.nii", "run.nii.gz", "run.zarr"])
+def test_maps__in_parts_by_two_threads_as_large_volumes_are(
+    folder: Path,
+    expected: dict[Any, xr.Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    fwhm: float | None,
+) -> None:
+    monkeypatch.setattr("chunkglm.lazy.collecting.SAMPLES_FOR_TWO", 1)
+    found = maps_of(folder / name, fwhm)
+    assert distances(found, expected["", fwhm]) <= ROUNDING
+    with small_plans(1, 3000):
+        found = maps_of(folder / name, fwhm)
+    assert distances(found, expected["", fwhm]) <= ROUNDING
+
+
 def test_comparison__sees_a_lost_pair_between_blocks(
     folder: Path, expected: dict[Any, xr.Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
