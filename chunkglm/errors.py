@@ -1,5 +1,8 @@
 """Errors a user can act on: each message names the file, the cause, both values and the way out."""
 
+import sys
+import warnings
+
 
 class ChunkglmError(Exception):
     """Base of every error chunkglm raises about its input; the command line exits with 2 on it."""
@@ -68,3 +71,11 @@ class StudyError(ChunkglmError, ValueError):
 
 class ClusterError(ChunkglmError, RuntimeError):
     """A cluster that is gone: no scheduler, or no workers."""
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line outside the package that led here, however deep below it is."""
+    level, frame = 2, sys._getframe(1)  # the caller
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

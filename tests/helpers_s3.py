@@ -1,7 +1,11 @@
 """A bucket behind the S3 protocol, on this machine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import pytest
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,25 @@ class S3:
             ].read()
             for o in found
         }
+
+
+@contextmanager
+def s3_server() -> Iterator[S3]:
+    """Serve an empty bucket; skips the test where what it takes is not installed."""
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    server = server_module.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=S3.key,
+        aws_secret_access_key=S3.secret,
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket=S3.bucket)
+    yield S3(client, endpoint)
+    server.stop()

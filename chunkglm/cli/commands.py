@@ -177,17 +177,28 @@ def fixed_effects(
     from chunkglm.glm import drop_runs, open_maps, save
     from chunkglm.glm import fixed_effects as combine
 
-    # A file of the maps means its whole set.
-    every = [path.with_name(path.name.partition("_stat-")[0]) for path in (*maps, *drop)]
+    combined, dropped = _sets(maps), _sets(drop)
+    every = [*combined, *dropped]
     if (out.resolve(), prefix) in {(path.parent.resolve(), path.name) for path in every}:
         msg = f"{out / prefix}: is one of the maps to be combined; choose another --prefix"
         raise MapsError(msg)
     runs = [open_maps(path.parent, prefix=path.name) for path in every]
-    pooled = combine(runs[: len(maps)], precision_weighted=precision_weighted)
+    pooled = combine(runs[: len(combined)], precision_weighted=precision_weighted)
     if drop:
-        pooled = drop_runs(pooled, runs[len(maps) :])
+        pooled = drop_runs(pooled, runs[len(combined) :])
     for path in save(pooled, out, prefix=prefix):
         click.echo(path)
+
+
+def _sets(paths: tuple[Path, ...]) -> list[Path]:
+    """FOLDER/PREFIX of maps: a file means its whole set, and ten files of a set mean it once."""
+    found: list[Path] = []
+    for path in paths:
+        prefix, is_file, _ = path.name.partition("_stat-")
+        whole = path.with_name(prefix)
+        if not (is_file and whole in found):
+            found.append(whole)
+    return found
 
 
 @main.command()

@@ -90,6 +90,12 @@ def _joins(character: str) -> bool:
     return f"_{character}".isidentifier() or character.isalnum()
 
 
+def _why_numbered(names: Sequence[str]) -> str:
+    """Say where names come from that nobody gave."""
+    numbered = list(names) == [f"regressor_{j}" for j in range(len(names))]
+    return " (so called since the design came without names: no header line)" if numbered else ""
+
+
 class _Parser:
     """One expression being read; `position` is the next character."""
 
@@ -108,7 +114,7 @@ class _Parser:
     def refuse(self, problem: str) -> NoReturn:
         raise ContrastError(
             f"contrast {quote(self.text)} {problem}; write a sum of weighted columns of "
-            f"{self.source}: {list_names(self.names)}"
+            f"{self.source}: {list_names(self.names)}{_why_numbered(self.names)}"
         )
 
     def refuse_here(self, problem: str) -> NoReturn:

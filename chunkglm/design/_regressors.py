@@ -1,7 +1,6 @@
 """Tables as named regressors; columns that count rows or hold frame times are none."""
 
 import re
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,7 @@ import pandas as pd
 from chunkglm._types import FloatArray
 from chunkglm.design._messages import list_names, quote
 from chunkglm.design._tables import check_finite, check_names, check_size, numeric_column
-from chunkglm.errors import DesignError
+from chunkglm.errors import DesignError, warn_user
 
 # What pandas calls a column without a name when it reads one, and when it reads that again.
 _NO_NAME = re.compile(r"(?:Unnamed: \d+(?:\.\d+)*)?")
@@ -119,7 +118,7 @@ def without_row_numbers(values: FloatArray, source: str) -> FloatArray:
             f"{source}: it has no header, and its first column increases by {steps[0]:g} from row "
             "to row; it is taken as a regressor: if these are frame times, drop them"
         )
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn_user(msg)
     return values
 
 
@@ -133,5 +132,4 @@ def _increases(table: pd.DataFrame, j: int, source: str) -> bool:
 
 
 def _tell(source: str, why: str) -> None:
-    msg = f"{source}: {why}: it is taken as the index, not as a regressor"
-    warnings.warn(msg, UserWarning, stacklevel=5)
+    warn_user(f"{source}: {why}: it is taken as the index, not as a regressor")

@@ -12,6 +12,8 @@ from chunkglm._types import AnyArray
 from chunkglm.errors import DesignError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_OTHERS = (",", "\t", ";", " ")
+_WORDS = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "spaces"}
 # 6,804 volumes by 500 columns of 20 characters are 65 MiB; what is far larger is not a table
 # of regressors, and is refused before it is read into memory.
 MAX_BYTES = 512 * 2**20
@@ -68,7 +70,8 @@ def _text(path: Path) -> str:
         ) from error
     if "\0" in text:
         raise DesignError(f"{path} is a binary file, not a text table; pass a .csv or .tsv file")
-    return text
+    # numpy.savetxt takes a header for a comment, and marks it.
+    return text.removeprefix("# ")
 
 
 def _split(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
@@ -85,19 +88,28 @@ def _split(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]
 def _check_cells(path: Path, lines: list[tuple[int, list[str]]], delimiter: str) -> None:
     """Refuse ragged lines, and a file that is split by something else."""
     width = len(lines[0][1])
+    if width == 1:
+        _check_delimiter(path, [delimiter.join(cells) for _, cells in lines[:2]], delimiter)
     for number, cells in lines:
         if len(cells) != width:
             raise DesignError(
                 f"{path} is ragged: line {number} has {len(cells)} cells, but line "
                 f"{lines[0][0]} has {width}; give every line the same number of cells"
             )
-    others = [other for other in (",", "\t", ";") if other != delimiter]
-    for other in others:
-        if width == 1 and all(other in cells[0] for _, cells in lines[:2]):
-            raise DesignError(
-                f"{path} is split by {other!r}, but a {path.suffix} file is split by "
-                f"{delimiter!r}; save it as {delimiter!r}-separated text"
-            )
+
+
+def _check_delimiter(path: Path, lines: list[str], delimiter: str) -> None:
+    """Refuse lines, of which the first is one cell, that something else splits."""
+    for other in _OTHERS:
+        if other == delimiter or not all(other in line.strip() for line in lines):
+            continue
+        # A name of several words, over a single column of numbers, is no table split by spaces.
+        if other == " " and parse_cell(lines[-1].split()[0]) is None:
+            continue
+        raise DesignError(
+            f"{path} is split by {_WORDS[other]}, but a {path.suffix} file is split by "
+            f"{_WORDS[delimiter]}; save it with {_WORDS[delimiter]} between its cells"
+        )
 
 
 def _column(cells: tuple[str, ...]) -> AnyArray | list[str]:

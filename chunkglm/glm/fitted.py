@@ -112,8 +112,8 @@ class Fit:
         Returns
         -------
         Fit
-            From which every contrast is taken without reading the run again. A tenth of the size
-            of the data, about.
+            From which every contrast is taken without reading the run again. Some dozens of numbers
+            a voxel, however long the run.
         """
         return replace(self, dataset=self.dataset.compute(**here_unless_told()))
 

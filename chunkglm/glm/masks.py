@@ -44,6 +44,11 @@ def load_mask(mask: Any, shape: tuple[int, int, int], affine: FloatArray, run: s
     values, found_affine, label = _read(mask)
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
+    if values.ndim > 3:
+        msg = (
+            f"{label}: a mask is one volume, but this has shape {values.shape}; pass one of {shape}"
+        )
+        raise MaskError(msg)
     if values.shape != shape:
         msg = (
             f"{label}: the mask's shape {values.shape} must be that of the run {run}, {shape}; "

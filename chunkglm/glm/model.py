@@ -1,6 +1,5 @@
 """Fit a run: its moments as a Dataset, and the model that reads them."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from chunkglm.design import (
     load_sample_mask,
     told_relations,
 )
-from chunkglm.errors import DesignError, ImageError, MaskError
+from chunkglm.errors import DesignError, ImageError, MaskError, warn_user
 from chunkglm.glm.algebra import moments_within
 from chunkglm.glm.fitted import Fit, moments_dataset
 from chunkglm.glm.inputs import read_here
@@ -48,6 +47,9 @@ from chunkglm.sizes import slabs as plan_slabs
 # components and uncentred tissue signals have condition numbers up to 6.5e3. At 1e5 two columns
 # differ by 1e-5 of their length, and telling them apart takes noise 1e5 times smaller.
 ILL_CONDITIONED = 1e5
+# Of the constant, at unit length, what lies in the span of regressors that were centred: rounding,
+# also of those written to a file with six decimals.
+CENTRED = 1e-5
 
 
 class Options(TypedDict, total=False):
@@ -139,7 +141,8 @@ def fit(
     Warns
     -----
     UserWarning
-        When columns of the design depend on others, or all but do, naming them.
+        When columns of the design depend on others, or all but do, naming them; when no sum of them
+        is constant.
     """
     if isinstance(run, (str, Path)):
         run = open_run(run, storage_options=storage_options if is_url(run) else None)
@@ -159,7 +162,7 @@ def fit(
             _without_missing(one, keep), key, storage_options, n_scans=n_scans, t_r=t_r,
             volumes=_volumes_left(run, known), n_kept=int(keep.sum()),
         )  # fmt: skip
-        factors[key] = _factor(designs[key], segments, noise)
+        factors[key] = _factor(designs[key], segments, noise, percent=percent is not None)
     basis = _basis_of(list(factors.values()), noise.order)
     source = untouched_source(run)
     header = short_header(source.header) if source else None
@@ -256,7 +259,7 @@ def _without_missing(design: Any, keep: BoolArray) -> Any:
     return design
 
 
-def _factor(design: Design, segments: Segments, noise: AR) -> DesignFactor:
+def _factor(design: Design, segments: Segments, noise: AR, *, percent: bool) -> DesignFactor:
     try:
         # Threads only fight over matrices this narrow: 6804 x 20 took 1 s on cores that were busy,
         # and 0.06 s with one thread.
@@ -273,7 +276,13 @@ def _factor(design: Design, segments: Segments, noise: AR) -> DesignFactor:
             f"{names} depend on the others ({told_relations(factor.relations(), design.names)}); "
             "contrasts that need them apart are refused"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn_user(msg)
+    if not factor.constant_in_span and not (percent and _is_centred(factor)):
+        # Percent signal change is about the mean, but regressors of events are not.
+        warn_user(
+            f"{design.source}: no column is constant, nor a sum of columns, and none is added, "
+            "which biases the effects; add a column of ones"
+        )
     condition, columns = factor.condition()
     if condition > ILL_CONDITIONED:
         msg = (
@@ -281,8 +290,13 @@ def _factor(design: Design, segments: Segments, noise: AR) -> DesignFactor:
             f"unit length): {list_names(design.names[j] for j in columns)} are all but linearly "
             "dependent, and contrasts that need them apart have huge variances; leave one out"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn_user(msg)
     return factor
+
+
+def _is_centred(factor: DesignFactor) -> bool:
+    """Tell whether every regressor has mean 0, so that a constant would change no effect."""
+    return bool(np.linalg.norm(factor.constant) < CENTRED * np.sqrt(len(factor.basis)))
 
 
 def _check_fwhm(fwhm: Any) -> float | None:

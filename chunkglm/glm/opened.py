@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from chunkglm._types import AnyArray, BoolArray
+from chunkglm.design._messages import list_names, suggest
 from chunkglm.errors import MapsError
 from chunkglm.glm.records import RECORDS
 from chunkglm.glm.sidecars import ALWAYS, COVERAGE, opened_by, read_sidecar, stem
@@ -62,6 +63,8 @@ def open_maps(
                 place = stack.enter_context(fetched(names, str(folder), options, MapsError))
             return {name: (place / name, _label(folder, name)) for name in names}
 
+        if not is_url(folder):
+            _check_there(Path(folder), prefix)
         (sidecar,) = here([opened_by(prefix)]).values()
         attrs, stats = read_sidecar(*sidecar)
         wanted = [ALWAYS[name][0] for name in ("effect_size", "effect_variance")]
@@ -77,6 +80,17 @@ def open_maps(
     attrs.pop("n_runs", None)
     coords = {d: np.arange(n) for d, n in zip(SPACE, effect.shape[:3], strict=True)}
     return xr.Dataset(variables, coords=coords, attrs={**attrs, **grid.attrs()})
+
+
+def _check_there(folder: Path, prefix: str) -> None:
+    """Refuse a prefix under which there are no maps, naming those of the folder."""
+    if (folder / opened_by(prefix)).exists():
+        return
+    end = opened_by("")
+    there = sorted(p.name.removesuffix(end) for p in folder.glob(f"*{end}"))
+    held = f"{folder} holds {list_names(there)}" if there else f"{folder} holds none at all"
+    msg = f"{folder / prefix}: no maps saved by chunkglm{suggest(prefix, there)}; {held}"
+    raise MapsError(msg)
 
 
 def _variables(

@@ -45,7 +45,7 @@ class AR:
     corrected : bool
         Whether to put back what the design took out of the noise's autocorrelation: residuals are
         less correlated than the noise was, and a test that takes them for it is too bold. From the
-        design alone, see `kernels.bias`.
+        design alone, see ``chunkglm.kernels.bias``.
     smooth_fwhm : float, optional
         Average the residuals' autocorrelations over neighbouring voxels of the mask first, with a
         Gaussian of this full width at half maximum in mm. One voxel's are the noise's give or take

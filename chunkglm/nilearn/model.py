@@ -36,7 +36,7 @@ _OUTPUTS = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
 class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
     """nilearn's first-level model, out of core.
 
-    Parameters, defaults and attributes are those of `nilearn.glm.first_level.FirstLevelModel`, of
+    Parameters, defaults and attributes are those of ``nilearn.glm.first_level.FirstLevelModel``, of
     which this is a subclass: designs, masks, reports and `save_glm_to_bids` are nilearn's own.
     Runs may also be stores made by `chunkglm.convert`. `fit` reads each run once, in blocks, and
     keeps sums over time; contrasts are taken from them.

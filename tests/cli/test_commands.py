@@ -119,6 +119,20 @@ def test_fixed_effects__equals_the_api_and_takes_stores(files: dict[str, Path]) 
     written = nib.load(maps / "both_stat-z_statmap.nii.gz").get_fdata()
     np.testing.assert_array_equal(written, np.nan_to_num(expected["z_score"].to_numpy()))
     assert written.max() > 3
+    # As a shell spells out `maps/[ab]_*`: each file means its set, and all of them mean it once.
+    everything = sorted([*maps.glob("a_*"), *maps.glob("b_*")])
+    assert len(everything) == 20
+    done = chunkglm("fixed-effects", *everything, "--out", maps, "--prefix", "globbed")
+    assert (done.returncode, done.stderr) == (0, "")
+    globbed = nib.load(maps / "globbed_stat-z_statmap.nii.gz").get_fdata()
+    np.testing.assert_array_equal(globbed, written)
+    # One given twice by its prefix is meant twice, and told.
+    done = chunkglm("fixed-effects", maps / "a", maps / "a", "--out", maps, "--prefix", "twice")
+    assert "given more than once" in done.stderr
+    done = chunkglm("fixed-effects", maps / "a", maps / "A", "--out", maps, "--prefix", "x")
+    assert done.returncode == 2
+    assert "did you mean 'a'?" in done.stderr
+    assert f"{maps} holds 'a', 'b'" in done.stderr
 
 
 def test_threshold__equals_the_api(files: dict[str, Path]) -> None:

@@ -473,3 +473,8 @@ def test_parse_contrast__any_text_is_read_or_refused(text):
     else:
         assert np.isfinite(found).all()
         assert found.any()
+
+
+def test_parse_contrast__says_why_columns_are_numbered():
+    assert "no header line" in refused("face", ("regressor_0", "regressor_1"))
+    assert "no header line" not in refused("facet")

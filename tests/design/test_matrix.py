@@ -282,8 +282,10 @@ def test_load_design__refuses_tables_and_arrays(table, change, words):
         ("a,b\n1,0\n3,0\n5,0\n", ["'b' is zero"]),
         ("a,a\n1,2\n3,4\n5,6\n", ["more than one column named 'a'"]),
         ("a,b,c\n1,2,3\n2,1,4\n", ["3 columns for 2 rows"]),
-        ("a;b\n1;2\n3;4\n", ["split by ';'"]),
-        ("a\tb\n1\t2\n3\t4\n", [r"split by '\t'"]),
+        ("a;b\n1;2\n3;4\n", ["split by semicolons", "with commas"]),
+        ("a;b\n1,5;2,5\n3,0;4,0\n", ["split by semicolons"]),
+        ("a\tb\n1\t2\n3\t4\n", ["split by tabs"]),
+        ("a b\n1 2\n3 4\n", ["split by spaces"]),
         ('a,b\n"1,2\n3,4\n', ["line 3", "cannot be read"]),
         ("a,b\n1,\x002\n", ["binary"]),
         (",x\n0,a\n1,b\n", ["'x' is not numeric"]),
@@ -429,3 +431,17 @@ def test_import__is_cheap_and_leaves_nilearn_out():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_load_design__takes_the_header_that_numpy_marks_as_a_comment(table, tmp_path):
+    path = tmp_path / "design.csv"
+    np.savetxt(path, table.to_numpy(), delimiter=",", header=",".join(table.columns))
+    assert path.read_text().startswith("# ")
+    loaded = load_design(path)
+    assert list(loaded.names) == list(table.columns)
+    np.testing.assert_array_equal(loaded.values, table.to_numpy())
+
+
+def test_load_design__a_column_alone_may_have_a_name_of_several_words(tmp_path):
+    path = write(tmp_path / "design.csv", "my one condition\n1\n2\n4\n")
+    assert load_design(path).names == ("my one condition",)

@@ -134,6 +134,28 @@ def test_fit__columns_1e24_apart_give_the_same_results(
     assert [str(w.message) for w in recwarn] == []
 
 
+def test_fit__says_when_the_constant_was_forgotten(run: Any, recwarn: Any) -> None:
+    X = DESIGN.drop(columns="constant")
+    cg.fit(run, X)
+    one_line(
+        recwarn.pop(UserWarning).message, "DataFrame", "no column is constant", "column of ones"
+    )
+    # A sum of columns is a constant as well; and regressors about 0 need none, of data about 0.
+    cg.fit(run, DESIGN.assign(on=DESIGN["a"] > 0, off=DESIGN["a"] <= 0)[["b", "on", "off"]])
+    centred = (X - X.mean()).round(6)
+    cg.fit(run, centred)
+    assert len(recwarn) == 0
+    cg.fit(run, centred, scaling=None)
+    assert "no column is constant" in str(recwarn.pop(UserWarning).message)
+
+
+def test_fit__warns_at_the_line_of_the_user(run: Any, tmp_path: Path) -> None:
+    DESIGN.to_csv(tmp_path / "design.csv")
+    with pytest.warns(UserWarning, match="taken as the index") as caught:
+        cg.fit(run, tmp_path / "design.csv")
+    assert caught[0].filename == __file__
+
+
 @pytest.mark.parametrize("noise", ["ols", "ar1"])
 def test_fit__without_a_constant_agrees_with_brute_force(run: Any, noise: str) -> None:
     X = DESIGN.drop(columns="constant")
