@@ -38,7 +38,7 @@ autodoc_typehints = "none"  # the docstrings tell types, shapes and units
 autodoc_member_order = "bysource"
 default_role = "autolink"  # a link where a name is documented, else just a name
 # Names of parameters and of fields, which docstrings quote as they do names that have a page.
-nitpick_ignore_regex = [("py:obj", r"[a-z_]+")]
+nitpick_ignore_regex = [("py:obj", r"[a-z_]+|distributed\..*")]
 numpydoc_show_class_members = False  # the template for classes lists them
 numpydoc_xref_param_type = False
 

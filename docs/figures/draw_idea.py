@@ -94,18 +94,18 @@ def draw() -> str:
     parts.append(
         text(left, sums + 72, "the same small sums of each block; they add up", 13, fill=FAINT)
     )
-    home_x, home_y = 505, sums - 28
+    home_x, home_y = 490, sums - 28
     parts.append(arrow(left + wide - 2, sums + 23, home_x - 6, sums + 23))
     height = 102
     parts += [
         "<defs><linearGradient id='all' x1='0' y1='0' x2='1' y2='0'>",
         *(f"<stop offset='{b / 3:.2f}' stop-color='{c}'/>" for b, c in enumerate(BLOCKS)),
         "</linearGradient></defs>",
-        box(home_x, home_y, 170, height, PAPER, "url(#all)", 8).replace("'1.5'", "'3'"),
-        text(home_x + 85, home_y + 27, "moments", 16, "middle", font_weight="bold"),
-        text(home_x + 85, home_y + 49, "dozens of numbers a voxel,", 13, "middle"),
-        text(home_x + 85, home_y + 66, "however long the run", 13, "middle"),
-        text(home_x + 85, home_y + 87, "kept, stored, added", 13, "middle", fill=FAINT),
+        box(home_x, home_y, 190, height, PAPER, "url(#all)", 8).replace("'1.5'", "'3'"),
+        text(home_x + 95, home_y + 27, "moments", 16, "middle", font_weight="bold"),
+        text(home_x + 95, home_y + 49, "dozens of numbers a voxel,", 13, "middle"),
+        text(home_x + 95, home_y + 66, "however long the run", 13, "middle"),
+        text(home_x + 95, home_y + 87, "kept, stored, added", 13, "middle", fill=FAINT),
     ]
     goals = (
         ("each voxel's noise", "AR(p), its own coefficients"),
@@ -117,7 +117,7 @@ def draw() -> str:
     parts.append(text(730, 53, "algebra on small arrays", 13, fill=FAINT))
     for i, (goal, words) in enumerate(goals):
         y = top + 6 + i * 92
-        parts.append(arrow(home_x + 172, sums + 23, 724, y + 30))
+        parts.append(arrow(home_x + 192, sums + 23, 724, y + 30))
         parts.append(box(730, y, 206, 62, "#f4f6f9", FAINT))
         parts.append(text(744, y + 26, goal, 15, font_weight="bold"))
         parts.append(text(744, y + 47, words, 12.5))

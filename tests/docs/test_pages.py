@@ -14,6 +14,8 @@ from helpers_s3 import S3, s3_server
 from make_study import make_study
 from pages import ROOT, Block, Runner, all_pages, assert_printed, blocks_of
 
+import chunkglm as cg
+
 SHAPE, N_SCANS, T_R = (32, 32, 16), 60, 2.5
 AFFINE = np.array([[-3.0, 0, 0, 45], [0, 3, 0, -45], [0, 0, 4, -30], [0, 0, 0, 1]])
 
@@ -82,13 +84,17 @@ def a_study() -> None:
 
 
 def a_study_and_a_run() -> None:
+    """The study's mask gives way to that of the run, which is on another grid."""
     a_study()
+    table = pd.read_csv("runs.csv", dtype={"subject": str})
+    Path("mask.nii.gz").rename("study_mask.nii.gz")
+    table.assign(mask="study_mask.nii.gz").to_csv("runs.csv", index=False)
     one_run()
 
 
 def a_study_of_faces() -> None:
     """With the columns and files that the page's model names."""
-    table = pd.read_csv(make_study(Path(), 4, 2, (8, 8, 6, 60))[0])
+    table = pd.read_csv(make_study(Path(), 4, 2, (8, 8, 6, 60))[0], dtype={"subject": str})
     events = pd.read_csv("events.tsv", sep="\t")
     events["trial_type"] = events["trial_type"].map({"A": "face", "B": "house"})
     events.to_csv("events.tsv", sep="\t", index=False)
@@ -100,6 +106,19 @@ def a_study_of_faces() -> None:
     )
     table.assign(confounds="confounds.tsv").to_csv("runs.csv", index=False)
     Path("scripts").symlink_to(ROOT / "scripts")
+
+
+def results_to_report() -> None:
+    """A study that was done, the runs of a subject, and maps that were saved."""
+    a_study()
+    cg.run_study("runs.csv", "model.toml", "out", progress=False)
+    two_runs(("faces", "houses"))()
+    maps = [
+        cg.contrast(cg.fit(f"run-{n}_bold.nii.gz", f"run-{n}_design.csv"), "faces") for n in (1, 2)
+    ]
+    cg.save(cg.fixed_effects(maps), "maps", prefix="fixed")
+    data = nib.load("run-1_bold.nii.gz").get_fdata().mean(axis=3)
+    nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), "mean.nii.gz")
 
 
 def other_packages() -> None:
@@ -127,6 +146,7 @@ PREPARE: dict[str, Callable[[], None]] = {
     "docs/howto/other-packages.md": other_packages,
     "docs/howto/s3.md": one_run,
     "docs/howto/slurm.md": a_study_and_a_run,
+    "docs/report.md": results_to_report,
     "docs/studies.md": a_study_of_faces,
 }
 
@@ -251,3 +271,14 @@ def test_runner__python_that_fails_is_a_failure(text: str, error: type[BaseExcep
 def test_runner__a_shell_command_that_fails_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"README.md, line 3: exit code 1"):
         Runner().run(Block("README.md", 3, "bash", "false | true\ntrue"))
+
+
+def test_reference__has_every_public_name() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^   ([\w.]+)$", text, re.MULTILINE))
+    # A module's page would be a list of what is listed here.
+    missing = set(cg.__all__) - {"plotting"} - listed
+    assert not missing
+    assert {f"plotting.{name}" for name in cg.plotting.__all__} - {
+        "plotting.plot_montage"
+    } <= listed
