@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from types import FrameType
 
 
 class ChunkglmError(Exception):
@@ -75,7 +76,8 @@ class ClusterError(ChunkglmError, RuntimeError):
 
 def warn_user(message: str) -> None:
     """Warn at the line outside the package that led here, however deep below it is."""
-    level, frame = 2, sys._getframe(1)  # the caller
+    level = 2
+    frame: FrameType | None = sys._getframe(1)  # the caller
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
