@@ -30,6 +30,7 @@ templates_path = ["_templates"]
 
 # Notebooks hold what they printed when they were last executed, which a test does again.
 nb_execution_mode = "off"
+suppress_warnings = ["toc.empty_glob"]  # of a tree without notebooks
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 

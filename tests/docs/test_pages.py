@@ -21,6 +21,7 @@ AFFINE = np.array([[-3.0, 0, 0, 45], [0, 3, 0, -45], [0, 0, 4, -30], [0, 0, 0, 1
 
 # What is not run here, by the beginning of the block, and why.
 SKIPPED = {
+    "python scripts/benchmark.py --data": "minutes; tests/benchmarks tries the script itself",
     "pip install . && chunkglm demo": "tests/cli/test_demo.py runs it and compares what it prints",
     'git clone "$ADDRESS"': "it installs; what it ends with is README's command",
     'pip install -e ".[test]" && pytest': "this test is part of it",
