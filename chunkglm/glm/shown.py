@@ -9,6 +9,7 @@ import xarray as xr
 from chunkglm.lazy.moments import passes_in
 
 _CELL = "padding:0.1em 0.8em 0.1em 0;text-align:left;vertical-align:top;background:none"
+_NAME = "font-weight:600;white-space:nowrap"
 
 
 def as_text(title: str, rows: Mapping[str, str]) -> str:
@@ -42,7 +43,7 @@ def as_html(title: str, rows: Mapping[str, str], more: Mapping[str, str] | None 
         for name, value in (more or {}).items()
     )
     cells = "".join(
-        f'<tr style="background:none"><th style="{_CELL};font-weight:600">{escape(name)}</th>'
+        f'<tr style="background:none"><th style="{_CELL};{_NAME}">{escape(name)}</th>'
         f'<td style="{_CELL}">{escape(value)}</td></tr>'
         for name, value in rows.items()
     )

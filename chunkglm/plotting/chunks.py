@@ -23,6 +23,7 @@ _BORDER = {"color": "#08519c", "linewidth": 1.0}
 _EMPTY = "#d9d9d9"
 _DARKEST = 0.55  # of the colour map, so that text and borders are seen on it
 _TEXT_CELLS = 60  # more of them are too small to write in
+_TIME_BORDERS = 30  # more of them are drawn thin
 _HEIGHT = 2.7  # inches of the volume's z
 _TIME_INCHES = 4.0
 
@@ -178,7 +179,8 @@ def _draw_series(axes: Any, layout: _Layout) -> None:
         t, z, np.ma.masked_equal(counts, 0), cmap="Blues", vmin=0, vmax=counts.max() / _DARKEST
     )
     _hatch_empty(axes, layout, t[-1])
-    axes.vlines(t, 0, z[-1], **_BORDER)
+    crowded = len(t) > _TIME_BORDERS
+    axes.vlines(t, 0, z[-1], **(_BORDER | {"linewidth": 0.5} if crowded else _BORDER))
     axes.hlines(z, 0, t[-1], **_BORDER)
     if counts.size <= _TEXT_CELLS:
         for (a, b), n in zip(pairwise(z), layout.counts, strict=True):

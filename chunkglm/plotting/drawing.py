@@ -20,6 +20,9 @@ _OUTLINE = "0.55"
 THRESHOLD = 3.0
 _STATISTICS = ("z_score", "stat")
 
+# Their colours are the same to either side of 0.
+SIGNED = ("z_score", "thresholded", "effect_size")
+
 # Other maps are drawn wherever they are not 0; nilearn's own.
 _EVERYTHING = 1e-6
 

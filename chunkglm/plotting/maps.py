@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import dask
+import numpy as np
 import xarray as xr
 
 from chunkglm.errors import MapsError
 from chunkglm.plotting.drawing import (
+    SIGNED,
     THRESHOLD,
     drawing_quietly,
     inside_of,
@@ -37,8 +40,9 @@ def plot_stat_map(
     variable : str, optional
         Which variable of a Dataset. By default ``z_score``, or ``thresholded`` where there is one.
     threshold : float or str, optional
-        Values between minus and plus this are not drawn. By default 3 for z, t, F and images, and
-        else all but 0 is drawn; a string such as ``"95%"`` is a percentile.
+        Values between minus and plus this are not drawn. By default 3 for z, t, F and images; for
+        maps from `threshold` the height they were cut at; and else all but 0 is drawn. A string
+        such as ``"95%"`` is a percentile.
     bg_img : image, path or DataArray, optional
         What to draw on, such as ``run.mean("time")`` or a T1 image. By default the outline of the
         mask: only the user knows whether maps lie in the space of nilearn's template.
@@ -67,13 +71,16 @@ def plot_stat_map(
         options["bg_img"] = background_of(bg_img)
     if ours:
         lazy, grid = map_of(maps, variable, rows=False)
-        values = lazy.compute()
+        values, height = dask.compute(lazy, _height_of(maps, str(lazy.name)))
+        height = float(height)
         name, inside = str(values.name), inside_of(values)
         if not inside.any():
             msg = f"{name}: no voxel of the map is finite, there is nothing to draw"
             raise MapsError(msg)
         image = nifti_of(values, grid, fill=0.0)
-        threshold = threshold_of(name) if threshold is None else threshold
+        threshold = height if threshold is None else threshold
+        if name in SIGNED:
+            options.setdefault("symmetric_cbar", True)
         title = title_of(attrs_of(maps), name) if title is None else title
     else:
         image, inside = str(maps) if isinstance(maps, Path) else maps, None
@@ -86,3 +93,12 @@ def plot_stat_map(
         return display
     display.savefig(output_file)
     return display.close()
+
+
+def _height_of(maps: xr.Dataset | xr.DataArray, name: str) -> Any:
+    """Return the threshold for which none was given, lazy where the maps have one of their own."""
+    if name == "thresholded" and isinstance(maps, xr.Dataset) and "threshold" in maps:
+        # A little less: what reaches the height is in the map, and drawn.
+        height = abs(maps["threshold"]) * (1 - 1e-6)
+        return height.where(np.isfinite(height) & (height > 0), threshold_of(name)).data
+    return threshold_of(name)

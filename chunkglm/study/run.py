@@ -49,12 +49,12 @@ class StudyReport:
 
     def _repr_html_(self) -> str:
         rows = {
-            "done": f"{len(self.done)} subjects ({self.n_runs} runs, {self.seconds:.1f} s)",
-            "kept": f"{len(self.kept)} subjects, done before",
-            "failed": f"{len(self.failed)} subjects",
+            "done": f"{len(self.done)} ({self.n_runs} runs, {self.seconds:.1f} s)",
+            "done before": str(len(self.kept)),
+            "failed": str(len(self.failed)),
         }
         rows |= {f"sub-{subject}": reason for subject, reason in self.failed.items()}
-        return as_html(f"StudyReport of {self.out}", rows)
+        return as_html(f"StudyReport, subjects in {self.out}", rows)
 
 
 def run_study(
