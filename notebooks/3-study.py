@@ -21,6 +21,7 @@
 # as it happens; we shall see what becomes of it.
 
 # %%
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -103,7 +104,11 @@ print(f"{broken.name} has {300_000 / len(whole):.0%} of its bytes")
 
 # %%
 cluster = LocalCluster(
-    n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    n_workers=2,
+    threads_per_worker=1,
+    host="127.0.0.1",
+    dashboard_address="127.0.0.1:0",
+    silence_logs=logging.ERROR,
 )
 client = Client(cluster)
 report = cg.run_study(table, model, "out", client=client)

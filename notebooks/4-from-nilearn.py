@@ -22,6 +22,7 @@
 import os
 import tempfile
 import time
+import warnings
 
 import matplotlib.pyplot as plt
 import nibabel as nib
@@ -34,6 +35,8 @@ import chunkglm as cg
 
 folder = tempfile.TemporaryDirectory()
 os.chdir(folder.name)  # all files below are written there
+# nilearn says at every fit that it uses the mask that it was given
+warnings.filterwarnings("ignore", ".*Generation of a mask")
 data = cg.simulate_fiac("data")
 designs = [pd.DataFrame(np.load(path)["X"]) for path in data.designs]
 contrast = np.hstack(([-1, -1, 1, 1], np.zeros(designs[0].shape[1] - 4)))

@@ -38,35 +38,29 @@ def executed(source: Path) -> str:
         # The same names each time, and no times of execution: only what changed differs.
         cell.id = f"cell-{i}"
         cell.metadata = {}
-        for output in cell.get("outputs", ()):
-            tidy(output, source)
         if "outputs" in cell:
-            cell.outputs = joined(cell.outputs)
+            cell.outputs = tidy(cell.outputs, source)
     text = nbformat.writes(nbformat.from_dict(notebook)) + "\n"
     if len(text) > LARGEST:
         raise SystemExit(f"{source.name}: {len(text)} bytes, at most {LARGEST}; draw less")
     return text
 
 
-def tidy(output: nbformat.NotebookNode, source: Path) -> None:
-    """Leave of progress bars what was seen last; refuse warnings."""
-    if output.get("name") == "stderr":
-        raise SystemExit(f"{source.name}: a warning, or another message: {output.text}")
-    if output.output_type == "stream":
-        output.text = re.sub(r"[^\n]*\r(?=[^\n])", "", output.text)
-    if "metadata" in output:
-        output.metadata = {}
-
-
-def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Put together what was printed in several pieces, and clear bars within it again."""
+def tidy(outputs: list[nbformat.NotebookNode], source: Path) -> list[nbformat.NotebookNode]:
+    """Put together what was printed in pieces, and leave of progress bars what was seen last."""
     found: list[nbformat.NotebookNode] = []
     for output in outputs:
+        if output.get("name") == "stderr":
+            raise SystemExit(f"{source.name}: a warning, or another message: {output.text}")
+        if "metadata" in output:
+            output.metadata = {}
         if output.output_type == "stream" and found and found[-1].output_type == "stream":
-            text = found[-1].text + output.text
-            found[-1].text = re.sub(r"[^\n]*\r(?=[^\n])", "", text)
+            found[-1].text += output.text
         else:
             found.append(output)
+    for output in found:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r(?=[^\n])", "", output.text)
     return found
 
 
