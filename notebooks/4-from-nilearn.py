@@ -21,7 +21,6 @@
 # %%
 import os
 import tempfile
-import time
 import warnings
 
 import matplotlib.pyplot as plt
@@ -51,8 +50,7 @@ contrast = np.hstack(([-1, -1, 1, 1], np.zeros(designs[0].shape[1] - 4)))
 
 # %%
 def analyse(FirstLevelModel, compute_fixed_effects, runs):
-    """Fixed effects of both runs, and the seconds that they took."""
-    start = time.perf_counter()
+    """Fixed effects of both runs, and the model of the second."""
     summaries = []
     for run, design in zip(runs, designs, strict=True):
         model = FirstLevelModel(mask_img=data.mask, smoothing_fwhm=5, minimize_memory=True)
@@ -64,7 +62,7 @@ def analyse(FirstLevelModel, compute_fixed_effects, runs):
         data.mask,
     )
     names = ("effect", "variance", "t", "z")
-    return dict(zip(names, maps, strict=True)), time.perf_counter() - start, model
+    return dict(zip(names, maps, strict=True)), model
 
 
 # %%
@@ -72,19 +70,16 @@ import nilearn.glm
 import nilearn.glm.first_level
 
 nilearns = (nilearn.glm.first_level.FirstLevelModel, nilearn.glm.compute_fixed_effects)
-theirs, seconds, _ = analyse(*nilearns, data.runs)
-print(f"nilearn:  {seconds:.1f} s")
+theirs, _ = analyse(*nilearns, data.runs)
 
 # %%
 import chunkglm.nilearn
 
 chunkglms = (chunkglm.nilearn.FirstLevelModel, chunkglm.nilearn.compute_fixed_effects)
-ours, seconds, model = analyse(*chunkglms, data.runs)
-print(f"chunkglm: {seconds:.1f} s")
+ours, model = analyse(*chunkglms, data.runs)
 
 # %% [markdown]
-# Such seconds depend on the machine and on what else it does. `scripts/benchmark.py` measures
-# with care.
+# The second takes a fraction of the time; README has figures that were measured with care.
 #
 # ## Side by side
 
@@ -144,8 +139,8 @@ in_double = []
 for path in data.runs:
     image = nib.load(path)
     in_double.append(nib.Nifti1Image(image.get_fdata(), image.affine, dtype=np.float64))
-theirs, _, _ = analyse(*nilearns, in_double)
-ours, _, model = analyse(*chunkglms, in_double)
+theirs, _ = analyse(*nilearns, in_double)
+ours, model = analyse(*chunkglms, in_double)
 differences(theirs, ours)
 
 # %% [markdown]
