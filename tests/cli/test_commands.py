@@ -123,7 +123,9 @@ def test_fixed_effects__equals_the_api_and_takes_stores(files: dict[str, Path]) 
     everything = sorted([*maps.glob("a_*"), *maps.glob("b_*")])
     assert len(everything) == 20
     done = chunkglm("fixed-effects", *everything, "--out", maps, "--prefix", "globbed")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((maps / "globbed_stat-t_statmap.json").read_text())
+    assert told["NumberOfRuns"] == 2
     globbed = nib.load(maps / "globbed_stat-z_statmap.nii.gz").get_fdata()
     np.testing.assert_array_equal(globbed, written)
     # One given twice by its prefix is meant twice, and told.
