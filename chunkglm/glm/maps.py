@@ -25,7 +25,7 @@ from chunkglm.glm.sidecars import (
 from chunkglm.glm.space import Grid, grid_of
 from chunkglm.glm.together import of_one_contrast
 from chunkglm.io.files import is_url
-from chunkglm.io.images import atomic_writer, write_image
+from chunkglm.io.images import atomic_writer, flush_files, write_image
 from chunkglm.io.transfer import put_files, remove_files
 from chunkglm.kernels.pooling import DIGITS_LOST, NO_RUN
 from chunkglm.kernels.solve import CONSTANT, EXPLAINED, NOT_FINITE, OUTSIDE_MASK
@@ -151,6 +151,7 @@ class _Made:
 
 
 def _put_in_place(made: _Made, apart: Path, out: Path) -> None:
+    flush_files(apart / name for name in made.files)
     try:
         for name in made.in_the_way:
             (out / name).unlink(missing_ok=True)
@@ -195,7 +196,7 @@ def _write_thresholded(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> 
         _write_map(out / f"{prefix}_{ending}", _space_first(computed[name]), grid, dtype)
         write_sidecar(out / f"{prefix}_{ending}", told, stat)
         names.append(f"{prefix}_{ending}.nii.gz")
-    with atomic_writer(out / f"{prefix}_clusters.tsv") as file:
+    with atomic_writer(out / f"{prefix}_clusters.tsv", flush=False) as file:
         file.write(table.to_csv(sep="\t", index=False).encode())
     write_sidecar(out / f"{prefix}_clusters", told, "table of clusters")
     names.append(f"{prefix}_clusters.tsv")
@@ -211,6 +212,7 @@ def _write_map(path: Path, values: AnyArray, grid: Grid, dtype: Any) -> None:
         grid.matrix(),
         header=grid.nifti_header(),
         dtype=dtype,
+        flush=False,
     )
 
 

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from chunkglm.build import version
 from chunkglm.errors import MapsError
 from chunkglm.glm.records import RECORDS, RUN, read_records, short_name, write_records
 from chunkglm.io.images import atomic_writer
@@ -105,12 +105,13 @@ def write_sidecar(
             **found,
             **({_MAPS: list(stats)} if stats else {}),
             "SoftwareName": "chunkglm",
-            "SoftwareVersion": version("chunkglm"),
+            "SoftwareVersion": version(),
         },
         indent=2,
         default=_plain,
     )
-    with atomic_writer(path.with_name(f"{path.name}.json")) as file:
+    # Flushed together with its image, by who writes both.
+    with atomic_writer(path.with_name(f"{path.name}.json"), flush=False) as file:
         file.write((text + "\n").encode())
 
 

@@ -61,6 +61,11 @@ def _sync_if_there(path: Path) -> None:
         _sync_file(path, os.O_RDWR)
 
 
+def sync_file(path: Path) -> None:
+    """Bring a file to the disk."""
+    _sync_file(path, os.O_RDWR)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk."""
     if os.name == "posix":  # elsewhere folders cannot be opened, and renames need no help

@@ -49,7 +49,8 @@ def _check_complete(target: Store, lost: set[str], there: set[str]) -> None:
     """Refuse to finish a store of which a part is not there, though nothing failed."""
     group = zarr.open_group(target, mode="r", zarr_format=3, use_consolidated=False)
     for name, array in group.arrays():
-        found = sum(key == f"{name}/c" or key.startswith(f"{name}/c/") for key in there)
+        chunks = f"{name}/c/", f"{name}/c."
+        found = sum(key == f"{name}/c" or key.startswith(chunks) for key in there)
         if found != array.nchunks:
             lost.add(f"{array.nchunks - found} of {array.nchunks} chunks of {name}")
     if lost:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,25 +12,35 @@ from typing import Any, NamedTuple
 from chunkglm.errors import StudyError
 from chunkglm.glm.shown import amount
 from chunkglm.lazy.progress import bar, in_notebook
+from chunkglm.study.designs import SharedDesigns
 from chunkglm.study.engines import Engine, WorkerLostError
-from chunkglm.study.jobs import RunResult, SubjectResult, run_job, subject_job
+from chunkglm.study.jobs import run_job, subject_job, whole_job
 from chunkglm.study.model import StudyModel
-from chunkglm.study.records import write_record
+from chunkglm.study.records import made_with, write_record
+from chunkglm.study.results import RunResult, SubjectResult, Work
 from chunkglm.study.table import RunRow
 
 _log = logging.getLogger("chunkglm.study")
 
-# Runs begun for each thread at work: one, and one that waits.
-RUNS_PER_THREAD = 2
+# Jobs begun for each thread: one at work, and one that waits.
+JOBS_PER_THREAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a future is of."""
+
+    subject: str
+    n_runs: int  # that it fits
+    is_last: bool  # of its subject: it makes the maps
 
 
 @dataclass(slots=True)
 class _Open:
-    """A subject whose runs are at work."""
+    """A subject whose runs are jobs of their own."""
 
-    rows: list[RunRow]
     runs: list[Any]  # futures
-    left: set[Any]
+    left: int
 
 
 @dataclass(slots=True)
@@ -44,76 +54,88 @@ class Driver:
     stop: bool  # at the first failure
     failed: dict[str, str] = field(default_factory=dict)
     n_runs: int = 0
+    _rows: Mapping[str, list[RunRow]] = field(default_factory=dict)
+    _designs: Any = None
+    _made: Mapping[str, str] = field(default_factory=dict)
+    _at_work: dict[Any, _Job] = field(default_factory=dict)  # by future
     _open: dict[str, _Open] = field(default_factory=dict)
-    _running: dict[Any, str] = field(default_factory=dict)  # subject by future of a run
-    _combining: dict[Any, tuple[str, list[RunRow]]] = field(default_factory=dict)
-    _suspects: dict[str, list[RunRow]] = field(default_factory=dict)
+    _suspects: list[str] = field(default_factory=list)
     _bars: Any = None
 
     def go(self, subjects: Mapping[str, list[RunRow]], *, show: bool) -> None:
         """Do all subjects; those with whose jobs workers died are tried again, each alone."""
-        n_runs = sum(map(len, subjects.values()))
-        with progress_bars(n_runs, len(subjects), show) as self._bars:
-            self._all(deque(subjects.items()))
-            for subject, rows in self._suspects.items():
-                self._alone(subject, rows)
+        rows = [row for each in subjects.values() for row in each]
+        self._rows, self._made = subjects, made_with(self.model)
+        self._designs = SharedDesigns(self.model, rows, self.storage)
+        with progress_bars(len(rows), len(subjects), show) as self._bars:
+            self._all(deque(subjects))
+            for subject in self._suspects:
+                self._alone(subject)
 
-    def _all(self, waiting: deque[tuple[str, list[RunRow]]]) -> None:
-        while waiting or self._running or self._combining:
-            limit = RUNS_PER_THREAD * self.engine.n_threads
-            while waiting and len(self._running) < limit:
-                self._begin(*waiting.popleft())
-            for future in self.engine.wait([*self._running, *self._combining], seconds=1.0):
-                if future in self._running:
-                    self._end_run(future)
-                else:
-                    self._end_subject(future)
+    def _all(self, waiting: deque[str]) -> None:
+        while waiting or self._at_work:
+            limit = JOBS_PER_THREAD * self.engine.n_threads
+            while waiting and len(self._at_work) < limit:
+                # A subject is one job, which costs the one driver of many workers least; towards
+                # the end its runs are, so that no worker is left with the last alone.
+                self._begin(waiting.popleft(), whole=len(waiting) >= limit)
+            for future in self.engine.wait(self._at_work, seconds=1.0):
+                self._end(future, self._at_work.pop(future))
 
-    def _begin(self, subject: str, rows: list[RunRow]) -> None:
-        runs = [self._submit_run(row) for row in rows]
-        self._open[subject] = _Open(rows, runs, set(runs))
-        self._running.update(dict.fromkeys(runs, subject))
+    def _begin(self, subject: str, *, whole: bool) -> None:
+        rows = self._rows[subject]
+        if whole or len(rows) == 1:
+            future = self._submit(f"subject-{subject}", whole_job, subject, rows, self._work(rows))
+            self._at_work[future] = _Job(subject, len(rows), is_last=True)
+            return
+        runs = {self._submit_run(row): _Job(subject, 1, is_last=False) for row in rows}
+        self._open[subject] = _Open(list(runs), len(runs))
+        self._at_work.update(runs)
+
+    def _work(self, rows: Sequence[RunRow] = ()) -> Work:
+        return Work(self.model, str(self.out), self.storage, self._designs.of(rows))
+
+    def _submit(self, label: str, job: Any, *args: Any, priority: int = 0) -> Any:
+        return self.engine.submit(label, job, *args, priority=priority)
 
     def _submit_run(self, row: RunRow) -> Any:
-        return self.engine.submit(
-            f"run-{row.label}", run_job, row, self.model, str(self.out), self.storage
-        )
+        return self._submit(f"run-{row.label}", run_job, row, self._work([row]))
 
     def _submit_subject(self, subject: str, runs: list[Any]) -> Any:
         # Before runs that wait: it frees the maps of runs.
-        return self.engine.submit(
-            f"subject-{subject}", subject_job, subject, self.model, str(self.out), runs, priority=1
-        )
+        args = subject, self._work(), runs
+        return self._submit(f"combine-{subject}", subject_job, *args, priority=1)
 
-    def _end_run(self, future: Any) -> None:
-        subject = self._running.pop(future)
+    def _end(self, future: Any, job: _Job) -> None:
+        self._bars.runs.update(job.n_runs)
+        if not job.is_last:
+            self._end_run(job.subject)
+            return
+        try:
+            result = self.engine.result(future)
+        except WorkerLostError:
+            self._suspects.append(job.subject)
+        else:
+            self._take(result)
+
+    def _end_run(self, subject: str) -> None:
         one = self._open[subject]
-        one.left.discard(future)
-        self._bars.runs.update()
+        one.left -= 1
         if one.left:
             return
         del self._open[subject]
         try:
             runs = [self.engine.argument(run) for run in one.runs]
         except WorkerLostError:
-            self._suspects[subject] = one.rows
+            self._suspects.append(subject)
             return
-        self._combining[self._submit_subject(subject, runs)] = (subject, one.rows)
+        self._at_work[self._submit_subject(subject, runs)] = _Job(subject, 0, is_last=True)
 
-    def _end_subject(self, future: Any) -> None:
-        subject, rows = self._combining.pop(future)
-        try:
-            result = self.engine.result(future)
-        except WorkerLostError:
-            self._suspects[subject] = rows
-            return
-        self._take(result, rows)
-
-    def _alone(self, subject: str, rows: list[RunRow]) -> None:
+    def _alone(self, subject: str) -> None:
         """Do one run after the other, so that who kills a worker is known by name."""
         _log.warning("sub-%s: a worker died with it; trying each of its runs alone", subject)
         runs, found = [], []
-        for row in rows:
+        for row in self._rows[subject]:
             runs.append(self._until_done(self._submit_run(row)))
             try:
                 self.engine.argument(runs[-1])
@@ -126,21 +148,21 @@ class Driver:
                 break
         if found:
             reason = f"{found[0].row.label}: {found[0].failure}"
-            self._take(SubjectResult(subject, tuple(found), 0.0, reason), rows)
+            self._take(SubjectResult(subject, tuple(found), 0.0, reason))
             return
         combined = self._until_done(self._submit_subject(subject, runs))
         try:
-            self._take(self.engine.result(combined), rows)
+            self._take(self.engine.result(combined))
         except WorkerLostError:
             reason = "combining its runs killed the worker whenever it was tried"
-            self._take(SubjectResult(subject, (), 0.0, reason), rows)
+            self._take(SubjectResult(subject, (), 0.0, reason))
 
     def _until_done(self, future: Any) -> Any:
         while not self.engine.wait([future], seconds=1.0):
             pass
         return future
 
-    def _take(self, result: SubjectResult, rows: list[RunRow]) -> None:
+    def _take(self, result: SubjectResult) -> None:
         """Record what became of a subject."""
         self.n_runs += len(result.runs)
         for one in result.runs:
@@ -157,7 +179,7 @@ class Driver:
                 f"{result.subject}: {result.failure}; make room and run again: what is done is kept"
             )
             raise StudyError(msg)
-        write_record(self.out, result, rows, self.model)
+        write_record(self.out, result, self._rows[result.subject], self._made)
         self._bars.subjects.update()
         if result.failure:
             self.failed[result.subject] = result.failure

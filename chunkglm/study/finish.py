@@ -12,10 +12,16 @@ from typing import Any
 from chunkglm.errors import StudyError
 from chunkglm.glm import verify
 from chunkglm.io.images import atomic_writer
-from chunkglm.study.group import write_group
 from chunkglm.study.hashes import Stamp, has_changed, sha256_of
 from chunkglm.study.model import read_model
-from chunkglm.study.records import FAILED, other_study, read_record, record_path, stamp_of
+from chunkglm.study.records import (
+    FAILED,
+    made_with,
+    other_study,
+    read_record,
+    record_path,
+    stamp_of,
+)
 from chunkglm.study.table import RunRow, by_subject, read_runs
 
 _log = logging.getLogger("chunkglm.study")
@@ -53,14 +59,14 @@ def finalise(table: Any, model: Any, out: str | Path) -> dict[str, str]:
     """
     rows: Sequence[RunRow] = table if isinstance(table, list) else read_runs(table)
     model, folder = read_model(model), Path(out)
-    subjects = by_subject(rows)
+    subjects, made = by_subject(rows), made_with(model)
     found: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
     for subject, runs in subjects.items():
         record = read_record(folder, subject)
         if record is None:
             missing[subject] = "was not done"
-        elif other := other_study(record, runs, model):
+        elif other := other_study(record, runs, made):
             missing[subject] = f"was not done again since ({other})"
         else:
             found[subject] = record
@@ -72,6 +78,8 @@ def finalise(table: Any, model: Any, out: str | Path) -> dict[str, str]:
     failed = {s: r["reason"] for s, r in found.items() if r["status"] == FAILED}
     _note_others(folder, subjects)
     if model.save_group:
+        from chunkglm.study.group import write_group  # zarr, which workers have no use for
+
         write_group(folder, model, {s: r for s, r in found.items() if s not in failed})
     else:
         shutil.rmtree(folder / "group.zarr", ignore_errors=True)  # of another model

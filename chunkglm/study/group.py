@@ -3,29 +3,28 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec
 
-from chunkglm._types import AnyArray
 from chunkglm.glm.masks import SAME_GRID
+from chunkglm.io.commit import committed
+from chunkglm.io.manifest import RecordingStore
+from chunkglm.io.place import place_of
 from chunkglm.schema import SPACE
 from chunkglm.study.model import StudyModel
+from chunkglm.study.pieces import CODEC, VARIABLES
 
 GROUP = "group"
 FORMAT = 1
-
-# Variable of the store by the file's statistic; an F contrast has no single effect.
-_VARIABLES = {"effect_size": "effect", "effect_variance": "variance", "z_score": "z"}
 
 _log = logging.getLogger("chunkglm.study")
 
@@ -33,8 +32,8 @@ _log = logging.getLogger("chunkglm.study")
 def write_group(out: Path, model: StudyModel, records: Mapping[str, Mapping[str, Any]]) -> None:
     """Write ``group.zarr``: (subject, contrast, x, y, z), one chunk for each map.
 
-    Each core holds the maps of one subject's contrast at a time. Voxels without an estimate are
-    NaN. Where subjects' grids differ there is no such store, and the log says so.
+    Its chunks are there already, made with the maps; here they get their place. Voxels without an
+    estimate are NaN. Where subjects' grids differ there is no such store, and the log says so.
 
     Parameters
     ----------
@@ -48,52 +47,43 @@ def write_group(out: Path, model: StudyModel, records: Mapping[str, Mapping[str,
     if _held(target) == digest:
         return
     subjects, contrasts = list(records), list(model.contrasts)
-    files = {s: _effects_by_contrast(records[s], contrasts) for s in subjects}
-    grid = _common_grid(out, files)
+    grid = _common_grid(records)
     if grid is None:
         shutil.rmtree(target, ignore_errors=True)
         return
-    import zarr
-    from zarr.codecs import BloscCodec
-
-    from chunkglm.io.commit import committed
-    from chunkglm.io.place import place_of
-
     shape, affine = grid
-    whole = (len(subjects), len(contrasts), *shape)
-    needed = 8 * len(_VARIABLES) * int(np.prod(whole))
-    attrs = {"holds": GROUP, "chunkglm_format": FORMAT, "affine": affine.tolist()}
-    attrs["made_from"] = digest
+    needed = 8 * len(VARIABLES) * len(subjects) * len(contrasts) * prod(shape)
+    attrs = {"holds": GROUP, "chunkglm_format": FORMAT, "affine": affine, "made_from": digest}
     with committed(place_of(target, None), overwrite=True, needed=needed) as store:
         _named_axes(subjects, contrasts, shape).assign_attrs(attrs).to_zarr(
             store, zarr_format=3, consolidated=False
         )
-        group = zarr.open_group(store, mode="r+")
-        arrays: dict[str, Any] = {}
-        for name, stat in _VARIABLES.items():
-            array = group.create_array(
-                name,
-                shape=whole,
-                chunks=(1, 1, *shape),
-                dtype="f8",
-                fill_value=np.nan,
-                dimension_names=("subject", "contrast", *SPACE),
-                compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")],
-                config={"write_empty_chunks": True},
-            )
-            arrays[stat] = array
+        arrays = _make_arrays(store, (len(subjects), len(contrasts)), shape)
+        for (i, subject), (j, contrast) in product(enumerate(subjects), enumerate(contrasts)):
+            for name, (path, size, crc) in records[subject]["pieces"]["files"][contrast].items():
+                chunk = arrays[name].metadata.encode_chunk_key((i, j, 0, 0, 0))
+                store.take(f"{name}/{chunk}", out / path, (size, crc))
 
-        def put(place: tuple[int, int]) -> None:
-            i, j = place
-            name = files[subjects[i]].get(contrasts[j])
-            maps = _maps_of(out / name, shape) if name else {}
-            for stat, array in arrays.items():
-                array[place] = maps.get(stat, np.nan)
 
-        places = list(product(range(len(subjects)), range(len(contrasts))))
-        # Decompression and compression hold no lock of the interpreter.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            deque(pool.map(put, places), maxlen=0)
+def _make_arrays(
+    store: RecordingStore, places: tuple[int, int], shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Make the arrays that chunks will be of."""
+    group = zarr.open_group(store, mode="r+")
+    return {
+        name: group.create_array(
+            name,
+            shape=(*places, *shape),
+            chunks=(1, 1, *shape),
+            dtype="f8",
+            fill_value=np.nan,
+            dimension_names=("subject", "contrast", *SPACE),
+            compressors=[BloscCodec(**CODEC, shuffle="shuffle", typesize=8)],
+            # All chunks in one folder, for each folder costs as much to bring to the disk as one.
+            chunk_key_encoding={"name": "default", "separator": "."},
+        )
+        for name in VARIABLES
+    }
 
 
 def _digest(model: StudyModel, records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -123,44 +113,13 @@ def _named_axes(
     return xr.Dataset(coords=coords)
 
 
-def _effects_by_contrast(record: Mapping[str, Any], contrasts: Sequence[str]) -> dict[str, str]:
-    """The file of each contrast's effect over all runs of a subject."""
-    found = {}
-    for name in contrasts:
-        ending = f"_contrast-{name}_stat-effect_statmap.nii.gz"
-        whole = [f for f in record["files"] if f.endswith(ending) and f.count("/") == 1]
-        if whole:
-            found[name] = whole[0]
-    return found
-
-
-def _common_grid(
-    out: Path, files: Mapping[str, Mapping[str, str]]
-) -> tuple[tuple[int, ...], AnyArray] | None:
-    first: tuple[tuple[int, ...], AnyArray] | None = None
-    for subject, by_contrast in files.items():
-        for file in by_contrast.values():
-            image = nib.load(out / file)
-            grid = image.shape[:3], image.affine
-            first = first or grid
-            same = grid[0] == first[0] and np.abs(grid[1] - first[1]).max() <= SAME_GRID
-            if not same:
-                _log.warning(
-                    "no group.zarr: sub-%s's grid differs from the first subject's", subject
-                )
-                return None
+def _common_grid(records: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[int, ...], Any] | None:
+    first: tuple[tuple[int, ...], Any] | None = None
+    for subject, record in records.items():
+        grid = tuple(record["pieces"]["shape"]), record["pieces"]["affine"]
+        first = first or grid
+        off = np.abs(np.subtract(grid[1], first[1])).max()
+        if grid[0] != first[0] or not off <= SAME_GRID:
+            _log.warning("no group.zarr: sub-%s's grid differs from the first subject's", subject)
+            return None
     return first
-
-
-def _maps_of(effect: Path, shape: tuple[int, ...]) -> dict[str, AnyArray]:
-    """Maps of a subject by statistic, NaN where there is no estimate; of F contrasts only z."""
-    maps = {
-        stat: _load(effect.with_name(effect.name.replace("_stat-effect_", f"_stat-{stat}_")))
-        for stat in _VARIABLES.values()
-    }
-    estimated = (maps["variance"] > 0).reshape(*shape, -1).any(axis=-1)
-    return {k: np.where(estimated, v, np.nan) for k, v in maps.items() if v.ndim == len(shape)}
-
-
-def _load(path: Path) -> AnyArray:
-    return np.asarray(nib.load(path).dataobj, dtype=np.float64)

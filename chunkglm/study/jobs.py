@@ -1,4 +1,4 @@
-"""What workers do: the maps of one run, the fixed effects of one subject.
+"""What workers do: the maps of one run, the fixed effects of one subject, or all of it.
 
 Jobs return what went wrong and do not raise it: a bad run is news of a run, not of a worker. Each
 may be done twice, as a cluster does when a worker is lost; it writes the same bytes then.
@@ -8,9 +8,9 @@ import errno
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +18,16 @@ import dask
 import xarray as xr
 
 from chunkglm.errors import ChunkglmError, ContrastError
-from chunkglm.glm import fixed_effects, save
-from chunkglm.study.fitting import contrasts_of, each_contrast, fit_row
+from chunkglm.glm import save
+from chunkglm.io.images import flush_files
+from chunkglm.study.fitting import contrasts_of, fit_row
 from chunkglm.study.hashes import Stamp, stamp_file
-from chunkglm.study.model import StudyModel
+from chunkglm.study.heap import keep_freed_memory
+from chunkglm.study.pieces import Pieces, grid_of_pieces, write_pieces
+from chunkglm.study.pooled import RunMaps, pooled_maps
+from chunkglm.study.results import NEEDED, RunResult, SubjectResult, Work, Written
 from chunkglm.study.table import RunRow, entities
 from chunkglm.study.told import told_here
-
-# What fixed effects need of a run; its statistics are worked out anew where they are saved.
-NEEDED = ("effect_size", "effect_variance", "stat", "dof", "voxel_status")
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """One run, done or not."""
-
-    row: RunRow
-    seconds: float
-    failure: str = ""
-    details: str = ""  # a traceback, for the log
-    maps: Mapping[str, xr.Dataset] = field(default_factory=dict)  # by contrast, in memory
-    skipped: Mapping[str, str] = field(default_factory=dict)  # contrast, and why
-    warnings: tuple[str, ...] = ()
-    dof: int = 0
-    n_voxels: int = 0
-    inputs: Mapping[str, Stamp] = field(default_factory=dict)
-    files: Mapping[str, Stamp] = field(default_factory=dict)  # written, by path below the output
-    disk_full: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectResult:
-    """One subject, done or not; its runs without their maps."""
-
-    subject: str
-    runs: tuple[RunResult, ...]
-    seconds: float
-    failure: str = ""
-    details: str = ""
-    files: Mapping[str, Stamp] = field(default_factory=dict)  # by path below the output folder
-    disk_full: bool = False
-
 
 _here = threading.Lock()
 _depth = 0
@@ -86,12 +55,13 @@ def computing_here() -> Iterator[None]:
                 _setting.__exit__(None, None, None)
 
 
-def run_job(row: RunRow, model: StudyModel, out: str, storage: Mapping[str, Any]) -> RunResult:
+def run_job(row: RunRow, work: Work) -> RunResult:
     """Fit one run and take all contrasts of it."""
     began = time.monotonic()
+    keep_freed_memory()
     with told_here() as told, computing_here():
         try:
-            found = _fit_and_contrasts(row, model, Path(out), storage)
+            found = _fit_and_contrasts(row, work)
         except Exception as error:
             found = RunResult(row, 0.0, *reason_of(error), disk_full=_is_disk_full(error))
     texts = dict.fromkeys(one.text for one in told if issubclass(one.category, UserWarning))
@@ -115,18 +85,17 @@ def _is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def _fit_and_contrasts(
-    row: RunRow, model: StudyModel, out: Path, storage: Mapping[str, Any]
-) -> RunResult:
-    inputs = {name: stamp_file(path, storage) for name, path in row.files.items()}
-    fitted = fit_row(row, model, inputs)
+def _fit_and_contrasts(row: RunRow, work: Work) -> RunResult:
+    model, out = work.model, Path(work.out)
+    inputs = {name: stamp_file(path, work.storage) for name, path in row.files.items()}
+    fitted = fit_row(row, model, inputs, work.designs)
     passes, places, skipped = contrasts_of(fitted, model)
     if model.save_moments or len(passes) > 1:
         fitted = replace(fitted, dataset=fitted.dataset.compute())
         passes, places, skipped = contrasts_of(fitted, model)
     if not model.save_runs:
         passes = [one[list(NEEDED)] for one in passes]
-    maps = each_contrast(passes, places)
+    maps = RunMaps(dask.compute(*passes), places)
     files: dict[str, Stamp] = {}
     if model.save_moments:
         store = out / "moments" / f"{row.label}.zarr"
@@ -134,13 +103,13 @@ def _fit_and_contrasts(
         fitted.save(store, overwrite=True)
         files[store.relative_to(out).as_posix()] = stamp_file(str(store), {})
     if model.save_runs:
-        for name, one in maps.items():
+        for name in places:
             prefix = f"{row.label}_{entities(contrast=name)}"
-            files |= _saved(one, out, out / f"sub-{row.subject}" / "runs", prefix)
+            files |= saved(maps.alone(name), out, out / f"sub-{row.subject}" / "runs", prefix)
     return RunResult(
         row,
         seconds=0.0,
-        maps={name: one[list(NEEDED)] for name, one in maps.items()},
+        maps=RunMaps(tuple(one[list(NEEDED)] for one in maps.passes), places),
         skipped=skipped,
         dof=fitted.dof,
         n_voxels=sum(fitted.slabs.voxel_chunks),
@@ -149,7 +118,7 @@ def _fit_and_contrasts(
     )
 
 
-def _saved(maps: xr.Dataset, out: Path, folder: Path, prefix: str) -> dict[str, Stamp]:
+def saved(maps: xr.Dataset, out: Path, folder: Path, prefix: str) -> dict[str, Stamp]:
     """Save maps; return what was written, by path below the output folder."""
     files = {}
     for path in save(maps, folder, prefix=prefix):
@@ -159,52 +128,69 @@ def _saved(maps: xr.Dataset, out: Path, folder: Path, prefix: str) -> dict[str, 
     return files
 
 
-def subject_job(
-    subject: str, model: StudyModel, out: str, runs: Sequence[RunResult]
-) -> SubjectResult:
+def subject_job(subject: str, work: Work, runs: Sequence[RunResult]) -> SubjectResult:
     """Combine the runs of one subject and write the maps; or say why not."""
     began = time.monotonic()
     failure = "; ".join(f"{r.row.label}: {r.failure}" for r in runs if r.failure)
     details, disk_full = "", any(r.disk_full for r in runs)
-    files: dict[str, Stamp] = {}
+    written = Written()
     if not failure:
         try:
             with told_here(), computing_here():  # runs have told theirs
-                _write_subject(subject, model, Path(out), runs, files)
+                _write_subject(subject, work, runs, written)
         except Exception as error:
             failure, details = reason_of(error)
             disk_full = _is_disk_full(error)
+    files = dict(written.files)
     for one in runs:
         files |= one.files
-    light = tuple(replace(r, maps={}, files={}) for r in runs)
-    seconds = time.monotonic() - began
-    return SubjectResult(subject, light, seconds, failure, details, files, disk_full)
+    return SubjectResult(
+        subject,
+        tuple(replace(r, maps=None, files={}) for r in runs),
+        time.monotonic() - began,
+        failure,
+        details,
+        files,
+        written.pieces,
+        disk_full,
+    )
 
 
-def _write_subject(
-    subject: str,
-    model: StudyModel,
-    out: Path,
-    runs: Sequence[RunResult],
-    files: dict[str, Stamp],
-) -> None:
-    """Write the maps of a subject and of its sessions; `files` tells which, also on failure."""
+def whole_job(subject: str, rows: Sequence[RunRow], work: Work) -> SubjectResult:
+    """Do all of a subject, one run after the other."""
+    return subject_job(subject, work, [run_job(row, work) for row in rows])
+
+
+def _write_subject(subject: str, work: Work, runs: Sequence[RunResult], written: Written) -> None:
+    """Write the maps of a subject and of its sessions."""
+    model, out = work.model, Path(work.out)
     groups: dict[str, list[RunResult]] = {"": list(runs)}
     if model.level == "session":
         for one in runs:
             groups.setdefault(one.row.session, []).append(one)
     for session, members in groups.items():
         folder = out / f"sub-{subject}" / (f"ses-{session}" if session else "")
-        for name in model.contrasts:
-            maps = [one.maps[name] for one in members if name in one.maps]
-            if not maps and session:
-                continue  # skipped in all its runs, as the model lets it be; the subject has it
-            if not maps:
-                reasons = "; ".join(one.skipped.get(name, "") for one in members)
-                msg = f"contrast {name!r}: no run has it ({reasons})"
-                raise ContrastError(msg)
-            pooled = fixed_effects(maps, precision_weighted=model.precision_weighted).compute()
-            files |= _saved(pooled, out, folder, prefix_of(members, session, name))
+        maps = [one.maps for one in members if one.maps is not None]
+        missing = [name for name in model.contrasts if not any(name in m.places for m in maps)]
+        if missing and not session:  # a session may lack what the subject has
+            reasons = "; ".join(one.skipped.get(missing[0], "") for one in members)
+            msg = f"contrast {missing[0]!r}: no run has it ({reasons})"
+            raise ContrastError(msg)
+        pooled = pooled_maps(maps, model.contrasts, precision_weighted=model.precision_weighted)
+        for name, found in pooled:
+            written.files |= saved(found, out, folder, prefix_of(members, session, name))
+            if model.save_group and not session:
+                _add_pieces(found, out, subject, name, written)
+    if written.pieces is not None:
+        flush_files(out / path for path in written.pieces.paths)
+
+
+def _add_pieces(maps: xr.Dataset, out: Path, subject: str, name: str, written: Written) -> None:
+    files = write_pieces(maps, out, subject, name)
+    shape, affine = grid_of_pieces(maps, subject)
+    before = {} if written.pieces is None else written.pieces.files
+    written.pieces = Pieces(shape, affine, {**before, name: files})
+    written.files |= {path: stamp_file(str(out / path), {}) for path, _, _ in files.values()}
 
 
 def prefix_of(members: Sequence[RunResult], session: str, name: str) -> str:

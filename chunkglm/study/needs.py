@@ -18,8 +18,9 @@ from chunkglm.io.files import is_url
 from chunkglm.sizes import PROCESS_BYTES
 from chunkglm.study.engines import Engine
 from chunkglm.study.fitting import contrasts_of, fit_row
-from chunkglm.study.jobs import NEEDED
+from chunkglm.study.hashes import stamp_file
 from chunkglm.study.model import StudyModel
+from chunkglm.study.results import NEEDED
 from chunkglm.study.table import RunRow
 
 _log = logging.getLogger("chunkglm.study")
@@ -101,7 +102,9 @@ def _plan(row: RunRow, model: StudyModel) -> tuple[Plan, int, int] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            fitted = fit_row(row, model, {})
+            # With its events stamped: the design is then the one that workers are given.
+            local = row.events and not is_url(row.events)
+            fitted = fit_row(row, model, {"events": stamp_file(row.events, {})} if local else {})
             passes, _, _ = contrasts_of(fitted, model)
             with dask.config.set(scheduler="synchronous"):
                 plans = [plan(one, threads=1) for one in passes]

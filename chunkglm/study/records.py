@@ -5,18 +5,25 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from chunkglm.build import code_digest, version
 from chunkglm.io.images import atomic_writer
 from chunkglm.study.hashes import Stamp, has_changed
-from chunkglm.study.jobs import RunResult, SubjectResult
 from chunkglm.study.model import StudyModel
+from chunkglm.study.results import RunResult, SubjectResult
 from chunkglm.study.table import RunRow
 
 FOLDER = "records"
 DONE, FAILED = "done", "failed"
+
+# What a record was made with, and what is said when that is another now.
+_TOLD = {
+    "chunkglm": "chunkglm changed",
+    "code": "chunkglm changed within its version",
+    "model": "model changed",
+}
 
 
 def rows_digest(rows: Sequence[RunRow]) -> str:
@@ -25,13 +32,18 @@ def rows_digest(rows: Sequence[RunRow]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+def made_with(model: StudyModel) -> dict[str, str]:
+    """What decides about results besides the runs: version, code and model."""
+    return {"chunkglm": version(), "code": code_digest(), "model": model.digest()}
+
+
 def record_path(out: Path, subject: str) -> Path:
     """Where the record of a subject lies."""
     return out / FOLDER / f"sub-{subject}.json"
 
 
 def write_record(
-    out: Path, result: SubjectResult, rows: Sequence[RunRow], model: StudyModel
+    out: Path, result: SubjectResult, rows: Sequence[RunRow], made: Mapping[str, str]
 ) -> None:
     """Write a subject's record, after all else: it says that the rest is there.
 
@@ -49,11 +61,11 @@ def write_record(
         "status": FAILED if result.failure else DONE,
         "reason": result.failure,
         "seconds": round(result.seconds, 3),
-        "chunkglm": version("chunkglm"),
-        "model": model.digest(),
+        **made,
         "rows": rows_digest(rows),
         "runs": [_run(one) for one in result.runs],
         "files": {} if result.failure else result.files,
+        "pieces": None if result.failure or not result.pieces else asdict(result.pieces),
     }
     path = record_path(out, result.subject)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +122,7 @@ def why_again(
     out: Path,
     subject: str,
     rows: Sequence[RunRow],
-    model: StudyModel,
+    made: Mapping[str, str],
     storage: Mapping[str, Any],
 ) -> str:
     """Why a subject must be done, or done again; empty when what is there can be kept."""
@@ -118,16 +130,16 @@ def why_again(
     if record is None:
         return "not done yet"
     try:
-        return _difference(out, record, rows, model, storage)
+        return _difference(out, record, rows, made, storage)
     except (KeyError, TypeError, AttributeError):
         return "its record cannot be read"
 
 
-def other_study(record: Mapping[str, Any], rows: Sequence[RunRow], model: StudyModel) -> str:
+def other_study(record: Mapping[str, Any], rows: Sequence[RunRow], made: Mapping[str, str]) -> str:
     """What a record was made with that is not so now, of version, model and table; or nothing."""
-    for what, now in (("chunkglm", version("chunkglm")), ("model", model.digest())):
-        if record.get(what) != now:
-            return f"{what} changed"
+    for what, told in _TOLD.items():
+        if record.get(what) != made[what]:
+            return told
     if record.get("rows") != rows_digest(rows):
         return "its rows of the table changed"
     return ""
@@ -137,12 +149,12 @@ def _difference(
     out: Path,
     record: dict[str, Any],
     rows: Sequence[RunRow],
-    model: StudyModel,
+    made: Mapping[str, str],
     storage: Mapping[str, Any],
 ) -> str:
     if record["status"] != DONE:
         return f"failed before ({record['reason']})"
-    if other := other_study(record, rows, model):
+    if other := other_study(record, rows, made):
         return other
     for run in record["runs"]:
         for stamp in run["inputs"].values():

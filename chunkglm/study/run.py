@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from chunkglm.build import version
 from chunkglm.errors import StudyError
 from chunkglm.glm.shown import as_html
 from chunkglm.io.images import atomic_writer
@@ -20,7 +20,7 @@ from chunkglm.study.engines import engine_of
 from chunkglm.study.finish import finalise, partition_path
 from chunkglm.study.model import StudyModel, read_model
 from chunkglm.study.needs import check_needs
-from chunkglm.study.records import why_again
+from chunkglm.study.records import made_with, why_again
 from chunkglm.study.table import RunRow, by_subject, read_runs
 
 _log = logging.getLogger("chunkglm.study")
@@ -125,20 +125,17 @@ def run_study(
     model.check_rows("table" if hasattr(table, "columns") else str(table), rows)
     storage = storage_options or {}
     folder = make_folder(Path(out))
-    mine = part_of(by_subject(rows), partition)
+    mine, made = part_of(by_subject(rows), partition), made_with(model)
     tag = "" if partition is None else "-{}-of-{}".format(*partition)
     with only_writer(folder / f"study{tag}"), logging_to(folder, tag):
         reasons = {
-            subject: why_again(folder, subject, runs, model, storage)
+            subject: why_again(folder, subject, runs, made, storage)
             if resume
             else "all of it was asked for again"
             for subject, runs in mine.items()
         }
         wanted = {subject: mine[subject] for subject, why in reasons.items() if why}
-        kept = tuple(subject for subject, why in reasons.items() if not why)
-        _log.info("%d subjects to do, %d kept", len(wanted), len(kept))
-        for subject in wanted:
-            _log.info("sub-%s: %s", subject, reasons[subject])
+        _log_plan(reasons)
         _describe(folder, model)
         if client is not None and progress:
             tell_dashboard(client)
@@ -146,19 +143,32 @@ def run_study(
             check_needs(wanted, model, folder, engine)
             driver = Driver(engine, model, folder, storage, stop=on_error == "raise")
             driver.go(wanted, show=progress)
-        report = StudyReport(
-            out=str(folder),
-            done={s: reasons[s] for s in wanted if s not in driver.failed},
-            kept=kept,
-            failed=driver.failed,
-            n_runs=driver.n_runs,
-            seconds=time.monotonic() - began,
-        )
-        _log.info("%r", report)
+        report = _report(folder, reasons, driver, time.monotonic() - began)
         if partition is None:
             finalise(rows, model, folder)
         else:
             _write_json(partition_path(folder, *partition), {"subjects": list(mine)})
+    return report
+
+
+def _log_plan(reasons: Mapping[str, str]) -> None:
+    n_kept = sum(not why for why in reasons.values())
+    _log.info("%d subjects to do, %d kept", len(reasons) - n_kept, n_kept)
+    for subject, why in reasons.items():
+        if why:
+            _log.info("sub-%s: %s", subject, why)
+
+
+def _report(out: Path, reasons: Mapping[str, str], driver: Driver, seconds: float) -> StudyReport:
+    report = StudyReport(
+        out=str(out),
+        done={s: why for s, why in reasons.items() if why and s not in driver.failed},
+        kept=tuple(s for s, why in reasons.items() if not why),
+        failed=driver.failed,
+        n_runs=driver.n_runs,
+        seconds=seconds,
+    )
+    _log.info("%r", report)
     return report
 
 
@@ -204,7 +214,7 @@ def logging_to(out: Path, tag: str) -> Iterator[None]:
 
 
 def _describe(out: Path, model: StudyModel) -> None:
-    made_by = {"Name": "chunkglm", "Version": version("chunkglm")}
+    made_by = {"Name": "chunkglm", "Version": version()}
     description = {
         "Name": "chunkglm: fixed effects of task fMRI runs",
         "BIDSVersion": "1.10.0",

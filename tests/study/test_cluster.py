@@ -24,10 +24,10 @@ import os, signal
 import chunkglm.study.jobs as jobs
 if not hasattr(jobs, "plain"):
     jobs.plain = jobs.fit_row
-    def fit_row(row, model, stamps):
+    def fit_row(row, *rest):
         if row.label == "sub-02_run-2":
             os.kill(os.getpid(), signal.SIGKILL)
-        return jobs.plain(row, model, stamps)
+        return jobs.plain(row, *rest)
     jobs.fit_row = fit_row
 """
 
@@ -71,6 +71,9 @@ def test_workers__give_the_same_bytes_also_when_one_is_killed(
         report = run(study, tmp_path / "calm", client=client)
         assert (len(report.done), report.failed) == (4, {})
         assert maps_of(tmp_path / "calm") == expected
+        # 90 MB of each worker: the design, which all runs share, was made here.
+        loaded = client.run(lambda: "nilearn" in sys.modules).values()
+        assert list(loaded) == [False, False]
         pids = list(client.run(os.getpid).values())
         threading.Timer(0.3, os.kill, (pids[0], signal.SIGKILL)).start()
         report = run(study, tmp_path / "killed", client=client)
