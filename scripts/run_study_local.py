@@ -28,7 +28,6 @@ def main() -> None:
         make_study(args.folder / "study", args.subjects, args.runs, (32, 32, 20, 120))
     out = args.folder / "out"
     with local_cluster(args.workers) as client:
-        print("dashboard:", client.dashboard_link)
         print(cg.run_study(table, model, out, client=client))
     group = xr.open_zarr(out / "group.zarr", consolidated=False)
     effect = group["effect_size"].sel(contrast="BminusA").mean("subject")
