@@ -6,8 +6,8 @@ Eight simulated subjects of two runs, 64x64x40x240 int16 `.nii.gz`, 5 mm, AR(1) 
 truncated coefficients, two contrasts, plain fixed effects, maps written by both sides (nilearn's
 four a contrast, chunkglm's five). nilearn: `FirstLevelModel` and `compute_fixed_effects`, its
 defaults else, the subjects shared out to a pool of two processes. Both are told to use one BLAS
-thread a process. Processes are started, and have imported what they need, before the clock is; chunkglm's
-workers need no nilearn, for the runs share a design.
+thread a process. Processes are started, and have imported what they need, before the clock is; of
+chunkglm's none needs nilearn, for the runs share a design.
 """
 
 import argparse
