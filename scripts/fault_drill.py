@@ -6,6 +6,7 @@ python scripts/fault_drill.py --kills 20
 import argparse
 import hashlib
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -36,21 +37,36 @@ def main() -> None:
             start = time.monotonic()
             cg.run_study(*files, folder / "whole", client=client, progress=False)
             seconds = time.monotonic() - start
-            wrong = int(digest(folder / "whole") != expected)
-            for i in range(args.kills):
-                client.wait_for_workers(2)
-                pids = list(client.run(os.getpid).values())
-                delay = rng.uniform(0, seconds)
-                killer = threading.Timer(delay, os.kill, (int(rng.choice(pids)), signal.SIGKILL))
-                killer.start()
-                start = time.monotonic()
-                report = cg.run_study(*files, folder / f"{i}", client=client, progress=False)
-                killer.cancel()
-                same = not report.failed and digest(folder / f"{i}") == expected
-                wrong += not same
-                print(f"killed after {delay:5.2f} s of {time.monotonic() - start:5.2f} s: "
-                      f"{'the same bytes' if same else report!r}", flush=True)  # fmt: skip
+        wrong = int(digest(folder / "whole") != expected)
+        n_killed = 0
+        while n_killed < args.kills:
+            delay = rng.uniform(0, seconds)
+            took, told = killed_once(files, folder / "killed", delay, rng)
+            same = not told and digest(folder / "killed") == expected
+            wrong += not same
+            n_killed += delay < took  # else the study was over first, and it is done again
+            print(f"killed after {delay:5.2f} s of {took:5.2f} s: "
+                  f"{'the same bytes' if same else told or 'other bytes'}", flush=True)  # fmt: skip
+            shutil.rmtree(folder / "killed")
     sys.exit(f"{wrong} studies differ" if wrong else None)
+
+
+def killed_once(
+    files: tuple[Path, Path], out: Path, delay: float, rng: np.random.Generator
+) -> tuple[float, str]:
+    """Do a study on a fresh cluster and kill a worker on the way; its seconds, and what failed.
+
+    The cluster is fresh, since a nanny whose worker is killed while it starts may not start another
+    (distributed 2026.8): studies go on with the other worker, but waiting for two has no end.
+    """
+    with local_cluster(2) as client:
+        pids = list(client.run(os.getpid).values())
+        killer = threading.Timer(delay, os.kill, (int(rng.choice(pids)), signal.SIGKILL))
+        start = time.monotonic()
+        killer.start()
+        report = cg.run_study(*files, out, client=client, progress=False)
+        killer.cancel()
+        return time.monotonic() - start, repr(report) if report.failed else ""
 
 
 def digest(out: Path) -> str:
