@@ -20,5 +20,6 @@ class SLURMCluster(LocalCluster):
     def scale(self, *, jobs: int) -> Any:
         return super().scale(min(jobs, 2))
 
-    def adapt(self, *, maximum_jobs: int) -> Any:
-        return super().adapt(minimum=1, maximum=min(maximum_jobs, 2))
+    def adapt(self, *, minimum_jobs: int, maximum_jobs: int) -> Any:
+        assert minimum_jobs >= 1, "without one nothing starts, and waiting for a worker never ends"
+        return super().scale(min(maximum_jobs, 2))
