@@ -89,7 +89,8 @@ def _check_there(folder: Path, prefix: str) -> None:
     end = opened_by("")
     there = sorted(p.name.removesuffix(end) for p in folder.glob(f"*{end}"))
     held = f"{folder} holds {list_names(there)}" if there else f"{folder} holds none at all"
-    msg = f"{folder / prefix}: no maps saved by chunkglm{suggest(prefix, there)}; {held}"
+    missing = folder / opened_by(prefix)
+    msg = f"{missing}: no such sidecar, so no maps saved whole{suggest(prefix, there)}; {held}"
     raise MapsError(msg)
 
 

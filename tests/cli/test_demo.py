@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 PNG = b"\x89PNG\r\n\x1a\n"
+README = Path(__file__).parents[2] / "README.md"
+
+# README shows rounded figures; a voxel at a threshold may fall to the other side elsewhere.
+AS_PRINTED = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,12 @@ def numbers(text: str, line: str) -> list[float]:
 def test_demo__fixed_effects_peak_is_above_both_runs(demo: tuple[Path, str]) -> None:
     run_1, run_2, fixed = numbers(demo[1], "peak t")
     assert fixed > max(run_1, run_2) > 5
+
+
+def test_demo__prints_what_readme_shows(demo: tuple[Path, str]) -> None:
+    shown = README.read_text(encoding="utf-8")
+    for line in ("peak t", "peak z", "voxels with z > 3", "activated voxels found, z > 3.09"):
+        assert numbers(demo[1], line) == pytest.approx(numbers(shown, line), rel=AS_PRINTED), line
 
 
 def test_demo__finds_the_activation_where_it_was_put(demo: tuple[Path, str]) -> None:
