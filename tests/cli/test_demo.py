@@ -15,6 +15,8 @@ README = Path(__file__).parents[2] / "README.md"
 # README shows rounded figures; a voxel at a threshold may fall to the other side elsewhere.
 AS_PRINTED = 0.01
 
+pytestmark = pytest.mark.xdist_group("demo")  # in one process: the demo takes 10 s
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
