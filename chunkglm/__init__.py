@@ -4,6 +4,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from chunkglm._lazily import imported_when_used
+
 if TYPE_CHECKING:
     from chunkglm import plotting
     from chunkglm.datasets import fetch_fiac, simulate_fiac
@@ -129,17 +131,12 @@ __all__ = [
 ]
 
 
+_find = imported_when_used(__name__, _HOME)
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    if name not in _HOME:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    home = _HOME[name]
-    if home == __name__:
-        found: Any = import_module(f"{home}.{name}")
-    else:
-        found = getattr(import_module(home), name)
-    globals()[name] = found
+    found = _find(name)
     if "chunkglm.glm" in sys.modules:
         # What makes Datasets is loaded, and xarray with it: now they can have `maps.glm`.
         import_module("chunkglm.plotting.accessor")

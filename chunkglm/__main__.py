@@ -1,5 +1,5 @@
 """``python -m chunkglm`` is the command ``chunkglm``."""
 
-from chunkglm.cli import main
+from chunkglm.cli import start
 
-main(prog_name="chunkglm")
+start()

@@ -71,6 +71,18 @@ def test_two_runs_to_saved_maps__load_nothing_that_they_do_not_use(tmp_path: Pat
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("state", ["enable", "disable"])
+def test_names_imported_when_used__leave_the_collector_as_it_was(state: str) -> None:
+    code = (
+        f"import gc; gc.{state}(); import chunkglm as cg; cg.fit, cg.AR, cg.plotting\n"
+        "try: cg.no_such_name\nexcept AttributeError as error: print(error)\n"
+        "print(gc.isenabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = "module 'chunkglm' has no attribute 'no_such_name'"
+    assert done.stdout.splitlines() == [told, str(state == "enable")]
+
+
 def test_all__names_resolve_and_are_documented() -> None:
     assert chunkglm.__all__ == sorted(chunkglm.__all__, key=str)
     for name in chunkglm.__all__:

@@ -11,6 +11,7 @@ import click
 from chunkglm.cli.plan import plan
 from chunkglm.cli.report import report
 from chunkglm.cli.study import finalise, run
+from chunkglm.cli.thresholds import asks_threshold, threshold_arguments
 from chunkglm.errors import ChunkglmError, MapsError
 
 EXIT_BAD_INPUT = 2
@@ -203,20 +204,10 @@ def _sets(paths: tuple[Path, ...]) -> list[Path]:
 
 @main.command()
 @click.argument("maps", type=click.Path(path_type=Path))
-@click.option("--alpha", type=float, default=0.001, show_default=True,
-              help="Rate of false positives, of false discoveries, or of any at all.")  # fmt: skip
-@click.option("--height-control", type=click.Choice(["fpr", "fdr", "bonferroni"]), default="fpr",
-              show_default=True, help="What --alpha is the rate of.")  # fmt: skip
-@click.option("--height", type=float, help="z from which voxels survive, in place of --alpha.")
-@click.option("--cluster-threshold", type=float, default=0, show_default=True,
-              help="Clusters of fewer voxels are dropped.")  # fmt: skip
-@click.option("--one-sided", is_flag=True, help="The upper tail only; always for F maps.")
+@asks_threshold
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the maps.")
 @click.option("--prefix", required=True, help="Beginning of the maps' names.")
-def threshold(
-    maps: Path, alpha: float, height_control: Any, height: float | None, cluster_threshold: float,
-    one_sided: bool, out: Path, prefix: str,
-) -> None:  # fmt: skip
+def threshold(maps: Path, out: Path, prefix: str, **height: Any) -> None:
     """Threshold MAPS, given as FOLDER/PREFIX of `chunkglm fit` or `fixed-effects`.
 
     Writes the thresholded z map, a map of its clusters, and their table.
@@ -225,10 +216,6 @@ def threshold(
     from chunkglm.glm.thresholding import threshold as threshold_maps
 
     opened = open_maps(maps.parent, prefix=maps.name.partition("_stat-")[0])
-    found = threshold_maps(
-        opened, alpha=alpha, height_control=height_control if height is None else None,
-        threshold=height, cluster_threshold=cluster_threshold,
-        two_sided=False if one_sided else None,
-    )  # fmt: skip
+    found = threshold_maps(opened, **threshold_arguments(**height))
     for path in save(found, out, prefix=prefix):
         click.echo(path)

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from chunkglm.cli.thresholds import asks_threshold, threshold_arguments
+
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
@@ -14,19 +16,11 @@ import click
 @click.option("--background", type=click.Path(path_type=Path),
               help="Image to draw maps on, on their grid; not of a study.")  # fmt: skip
 @click.option("--title", help="Of the page.")
-@click.option("--alpha", type=float, default=0.001, show_default=True,
-              help="Rate of false positives, of false discoveries, or of any at all.")  # fmt: skip
-@click.option("--height-control", type=click.Choice(["fpr", "fdr", "bonferroni"]), default="fpr",
-              show_default=True, help="What --alpha is the rate of.")  # fmt: skip
-@click.option("--height", type=float, help="z from which voxels survive, in place of --alpha.")
-@click.option("--cluster-threshold", type=float, default=0, show_default=True,
-              help="Clusters of fewer voxels are dropped.")  # fmt: skip
-@click.option("--one-sided", is_flag=True, help="The upper tail only; always for F maps.")
+@asks_threshold
 @click.option("--quiet", is_flag=True, help="No progress.")
 def report(
     results: Path, to: Path | None, subjects: tuple[str, ...], background: Path | None,
-    title: str | None, alpha: float, height_control: Any, height: float | None,
-    cluster_threshold: float, one_sided: bool, quiet: bool,
+    title: str | None, quiet: bool, **height: Any,
 ) -> None:  # fmt: skip
     """Write pages about RESULTS: the folder of a study, or FOLDER/PREFIX of maps.
 
@@ -43,9 +37,7 @@ def report(
         maps = open_maps(results.parent, prefix=prefix)
         to = results.with_name(f"{prefix}.html") if to is None else to
     path = write_report(
-        maps, to, background=background, title=title, alpha=alpha,
-        height_control=height_control if height is None else None, threshold=height,
-        cluster_threshold=cluster_threshold, two_sided=False if one_sided else None,
-        subjects=subjects or None, progress=not quiet,
+        maps, to, background=background, title=title, subjects=subjects or None,
+        progress=not quiet, **threshold_arguments(**height),
     )  # fmt: skip
     click.echo(path)

@@ -1,7 +1,8 @@
 """Fit, contrast, fixed effects: labelled and lazy, in and out."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from chunkglm._lazily import imported_when_used
 
 if TYPE_CHECKING:
     from chunkglm.glm.combination import combine
@@ -19,25 +20,25 @@ if TYPE_CHECKING:
 
 # Loaded when first used: what fits and maps do without takes 40 ms to load, with what it imports.
 _HOME = {
-    "Fit": "fitted",
-    "Plan": "plans",
-    "combine": "combination",
-    "concatenate": "joint",
-    "contrast": "contrasts",
-    "contributions": "records",
-    "convert": "runs",
-    "drop_runs": "fixed",
-    "export_nifti": "runs",
-    "fit": "model",
-    "fixed_effects": "fixed",
-    "leave_one_run_out": "fixed",
-    "load_together": "joint",
-    "open_fit": "fitted",
-    "open_maps": "opened",
-    "open_run": "runs",
-    "plan": "planning",
-    "save": "maps",
-    "verify": "runs",
+    "Fit": "chunkglm.glm.fitted",
+    "Plan": "chunkglm.glm.plans",
+    "combine": "chunkglm.glm.combination",
+    "concatenate": "chunkglm.glm.joint",
+    "contrast": "chunkglm.glm.contrasts",
+    "contributions": "chunkglm.glm.records",
+    "convert": "chunkglm.glm.runs",
+    "drop_runs": "chunkglm.glm.fixed",
+    "export_nifti": "chunkglm.glm.runs",
+    "fit": "chunkglm.glm.model",
+    "fixed_effects": "chunkglm.glm.fixed",
+    "leave_one_run_out": "chunkglm.glm.fixed",
+    "load_together": "chunkglm.glm.joint",
+    "open_fit": "chunkglm.glm.fitted",
+    "open_maps": "chunkglm.glm.opened",
+    "open_run": "chunkglm.glm.runs",
+    "plan": "chunkglm.glm.planning",
+    "save": "chunkglm.glm.maps",
+    "verify": "chunkglm.glm.runs",
 }
 
 __all__ = [
@@ -62,12 +63,4 @@ __all__ = [
     "verify",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used."""
-    if name not in _HOME:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = found
-    return found
+__getattr__ = imported_when_used(__name__, _HOME)

@@ -3,9 +3,9 @@
 matplotlib and nilearn are imported when something is drawn. Only what is drawn is computed.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from chunkglm._lazily import imported_when_used
 from chunkglm.plotting.accessor import GlmAccessor
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 # Loaded when first used: every fit registers `maps.glm`, and few draw.
 _HOME = {
-    "plot_chunks": "chunks",
-    "plot_contrast": "designs",
-    "plot_design": "designs",
-    "plot_montage": "montage",
-    "plot_runs": "runs",
-    "plot_stat_map": "maps",
+    "plot_chunks": "chunkglm.plotting.chunks",
+    "plot_contrast": "chunkglm.plotting.designs",
+    "plot_design": "chunkglm.plotting.designs",
+    "plot_montage": "chunkglm.plotting.montage",
+    "plot_runs": "chunkglm.plotting.runs",
+    "plot_stat_map": "chunkglm.plotting.maps",
 }
 
 __all__ = [
@@ -35,12 +35,4 @@ __all__ = [
     "plot_stat_map",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used."""
-    if name not in _HOME:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = found
-    return found
+__getattr__ = imported_when_used(__name__, _HOME)

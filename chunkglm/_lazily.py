@@ -1,0 +1,56 @@
+"""Names of a package that are imported when they are first used."""
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from sys import modules
+from typing import Any
+
+
+def imported_when_used(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make a package's ``__getattr__``.
+
+    Parameters
+    ----------
+    package : str
+        The package's ``__name__``.
+    home : mapping
+        Each name, and the module that it comes from. The package itself where the name is one of
+        its modules.
+
+    Returns
+    -------
+    callable
+        It finds a name's object, and keeps it in the package; raises AttributeError for others.
+    """
+
+    def find(name: str) -> Any:
+        if name not in home:
+            msg = f"module {package!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        with collector_paused():
+            if home[name] == package:
+                found: Any = import_module(f"{package}.{name}")
+            else:
+                found = getattr(import_module(home[name]), name)
+        setattr(modules[package], name, found)
+        return found
+
+    return find
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Leave cycles of references alone meanwhile, where they were looked for.
+
+    numpy, pandas, xarray and dask make some 100,000 objects as they load, none of them garbage;
+    looking through them again and again is a seventh of the time of loading them.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
