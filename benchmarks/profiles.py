@@ -18,8 +18,7 @@ from benchmarks.rows import decompression
 # Innermost wins: a part that calls another is not charged for it.
 PARTS = {
     "decompression": [("chunkglm.io.nifti", "_fill"), ("chunkglm.io.nifti", "_skip")],
-    "smoothing": [("chunkglm.kernels.smoothing", "VolumeSmoother._planes"),
-                  ("chunkglm.kernels.voxels", "VoxelSelection.series")],
+    "smoothing": [("chunkglm.kernels.voxels", "SmoothedPart.series")],
     "products": [("chunkglm.lazy.collecting", "add_block"), ("chunkglm.lazy.collecting", "finish")],
     "solves": [("chunkglm.lazy.maps", "_SlabFunction.__call__"),
                ("chunkglm.glm.combined", "_Combine.__call__")],
@@ -142,34 +141,32 @@ def _told(title: str, work: Callable[[], Any], igzip: float, limits: "Limits") -
 @contextmanager
 def counted_work() -> Iterator[Counter[str]]:
     """Count floating-point operations of the products of smoothing and moments."""
-    from chunkglm.kernels.smoothing import VolumeSmoother
+    from chunkglm.kernels.voxels import SmoothedPart
     from chunkglm.lazy import collecting
 
     counts: Counter[str] = Counter()
     lock = threading.Lock()
-    bands, add = VolumeSmoother.bands, collecting.add_block
+    series, add = SmoothedPart.series, collecting.add_block
 
-    def counted_bands(self: Any, *args: Any) -> Any:
-        def sizes(axis: Any) -> int:
-            return sum(p.matrix.size for p in axis.products)
-
-        n_z, n_x = len(self.z.available), len(self.x.available)
-        work = sizes(self.y) * n_z * n_x + sizes(self.x) * n_z * self.y.n_out
-        work += sizes(self.z) * self.y.n_out * self.x.n_out
+    def counted_series(self: Any, block: Any, *args: Any) -> Any:
+        z, y, x = self.smoother.z, self.smoother.y, self.smoother.x
+        work = z.matrices.size * (y.into.stop - y.into.start) * (x.into.stop - x.into.start)
+        work += y.matrices.size * z.n_out * (x.into.stop - x.into.start)
+        work += x.matrices.size * z.n_out * y.n_out
         with lock:
-            counts["smoothing"] += 2 * work
-        return bands(self, *args)
+            counts["smoothing"] += 2 * work * len(block)
+        return series(self, block, *args)
 
     def counted_add(moments: Any, series: Any, basis: Any, *args: Any) -> Any:
         with lock:
             counts["products"] += 2 * series.size * ((basis.n_lags + 1) * (basis.rank + 1) + 1)
         return add(moments, series, basis, *args)
 
-    VolumeSmoother.bands, collecting.add_block = counted_bands, counted_add  # type: ignore
+    SmoothedPart.series, collecting.add_block = counted_series, counted_add  # type: ignore
     try:
         yield counts
     finally:
-        VolumeSmoother.bands, collecting.add_block = bands, add  # type: ignore
+        SmoothedPart.series, collecting.add_block = series, add  # type: ignore
 
 
 class Limits:

@@ -12,6 +12,7 @@ from chunkglm.sizes import (
     MAPS_BYTES,
     PROCESS_BYTES,
     block_volumes,
+    smoothed_volumes,
     source_block,
     summed_volumes,
 )
@@ -29,6 +30,9 @@ CHUNKS_PER_READER, CHUNKS_KEPT = 4, 8
 
 # Samples whose moments are added up at once, `kernels.moments.SAMPLES_IN_CACHE`.
 SAMPLES_AT_ONCE = 400_000
+
+# Threads of a task that add up, at most.
+THREADS_ADDING = 2
 
 # Numbers of 8 bytes for each voxel of the mask: its place in graph and coordinates; its solution,
 # statistic, p and z while a slab is solved.
@@ -52,9 +56,18 @@ class Reading(NamedTuple):
     n_summed: int  # added up at once
     blocks: int  # volumes held as they lie in the file
     volume: int  # bytes of the planes read of each volume, as they lie in the file
-    itemsize: int
+    series: int  # bytes of series, and of what they are made in
     chunk: int  # bytes of a store's chunk, 0 for a file
     forward_only: bool  # read once, by one task, for all slabs
+
+
+class Smoothing(NamedTuple):
+    """What the threads of a task that smooths hold."""
+
+    threads: int
+    largest: int  # voxels of the largest part
+    numbers: int  # that one thread smooths in
+    handed: int  # bytes of the planes of each volume, as they are handed on: floats when scaled
 
 
 class Solving(NamedTuple):
@@ -72,32 +85,39 @@ def reading(
     moments: int,
     n_scans: int,
     volume: int,
-    itemsize: int,
     chunk_volumes: int,
     chunk: int,
     forward_only: bool,
     copies: int = 1,
     joined: int = 0,
+    smoothing: Smoothing | None = None,
 ) -> Reading:
     """Sizes of a task that reads, from what it reads.
 
     Examples
     --------
-    >>> run = dict(n_scans=191, volume=64 * 64 * 30 * 2, itemsize=2, rank=12, n_lags=1)
+    >>> run = dict(n_scans=191, volume=64 * 64 * 30 * 2, rank=12, n_lags=1)
     >>> task = reading(n_voxels=20_000, moments=240 * 20_000, **run, chunk_volumes=16, chunk=0,
     ...                forward_only=True)
     >>> task.n_volumes, task.n_summed, task.blocks
     (32, 32, 64)
     """
     n_volumes = block_volumes(n_voxels, n_scans, volume)
+    n_summed = summed_volumes(n_volumes, n_scans, rank, n_lags)
+    series = 8 * n_summed * n_voxels
+    if smoothing is not None:
+        threads, largest, numbers, handed = smoothing
+        n_volumes = n_summed = smoothed_volumes(n_volumes, n_scans, rank, n_lags, handed)
+        series = 8 * threads * (n_volumes * largest + numbers)
+        series += n_volumes * (handed if handed != volume else 0)
     held = n_volumes
     if not forward_only:
         held = source_block(n_volumes, chunk_volumes, volume)
+        series += n_volumes * volume  # once more, contiguous
     # An array's chunks are held until all that is cut of them has been used, and cuts beside them.
     blocks = held * (BLOCKS_AHEAD if forward_only else copies) - (-3 * joined // (2 * volume))
-    n_summed = summed_volumes(n_volumes, n_scans, rank, n_lags)
     return Reading(
-        n_voxels, rank, n_lags, moments, n_volumes, n_summed, blocks, volume, itemsize, chunk,
+        n_voxels, rank, n_lags, moments, n_volumes, n_summed, blocks, volume, series, chunk,
         forward_only,
     )  # fmt: skip
 
@@ -107,20 +127,16 @@ def reading_bytes(task: Reading) -> int:
 
     Examples
     --------
-    >>> task = Reading(20_000, 12, 1, 0, 32, 32, 96, 64 * 64 * 30 * 2, 2, 0, True)
+    >>> task = Reading(20_000, 12, 1, 0, 32, 32, 64, 64 * 64 * 30 * 2, 5_120_000, 0, True)
     >>> reading_bytes(task) // 10**6
-    48
+    37
     """
-    # In float64 for the voxels selected; and of a block that is read, once more contiguous.
-    series = 8 * task.n_summed * task.n_voxels + task.n_volumes * task.volume
-    # Two copies of a volume in float64 for each of two threads that smooth.
-    smoothing = 4 * 8 * task.volume // task.itemsize
     # A part in float64, its products, and their sum, for as many voxels as stay in cache.
     at_once = min(task.n_voxels, SAMPLES_AT_ONCE // max(1, task.n_summed) + 1)
     rows = (task.n_lags + 1) * task.rank + 1
     adding = 8 * SAMPLES_AT_ONCE + 2 * 8 * rows * at_once
     chunks = CHUNKS_PER_READER * task.chunk
-    return task.blocks * task.volume + series + smoothing + adding + chunks
+    return task.blocks * task.volume + task.series + THREADS_ADDING * adding + chunks
 
 
 def fit_bytes(
@@ -154,13 +170,13 @@ def fit_bytes(
 
     Examples
     --------
-    >>> task = Reading(20_000, 12, 1, 4_800_000, 32, 32, 96, 64 * 64 * 30 * 2, 2, 0, True)
+    >>> task = Reading(20_000, 12, 1, 4_800_000, 32, 32, 64, 64 * 64 * 30 * 2, 5_120_000, 0, True)
     >>> maps = Solving((10_000, 10_000), 7)
     >>> grid = 64 * 64 * 30
     >>> fit_bytes([task], [maps], grid, 56 * grid, 0, threads=1) // 10**6
-    245
+    233
     >>> fit_bytes([task] * 2, [maps] * 2, grid, 56 * grid, 0, threads=2) // 10**6
-    378
+    355
     """
     total = PROCESS_BYTES + in_memory
     total += 8 * NUMBERS_IN_GRAPH * sum(task.n_voxels for task in readings)

@@ -35,6 +35,10 @@ BLOCK_BYTES = 8 * MB
 # volume as one of four, which is still a seventh of the sums.
 SMALLEST_BLOCK = 4
 
+# Volumes that are smoothed and added up together, as they lie in the file; two such blocks are
+# held. Half as many would read and write the sums twice as often.
+SMOOTHED_BYTES = 120 * MB
+
 # A store whose chunks of time make longer blocks than this is read in parts of its chunks.
 LARGEST_BLOCK_BYTES = 32 * MB
 
@@ -282,6 +286,30 @@ def summed_volumes(n_read: int, n_scans: int, rank: int, n_lags: int) -> int:
     (60, 30)
     """
     return min(n_scans, max(n_read, (n_lags + 1) * rank))
+
+
+def smoothed_volumes(n_read: int, n_scans: int, rank: int, n_lags: int, volume_bytes: int) -> int:
+    """Volumes that are read, smoothed and added up at once.
+
+    As many as `summed_volumes`, for its reason, but held as they lie in the file: smoothed, they
+    exist a few planes at a time.
+
+    Parameters
+    ----------
+    n_read, n_scans, rank, n_lags
+        As for `summed_volumes`.
+    volume_bytes : int
+        Of the planes read of each volume, as they are handed on.
+
+    Examples
+    --------
+    >>> smoothed_volumes(4, 1200, rank=30, n_lags=1, volume_bytes=91 * 109 * 91 * 2)
+    60
+    >>> smoothed_volumes(4, 1200, rank=30, n_lags=1, volume_bytes=91 * 109 * 91 * 8)
+    16
+    """
+    most = max(n_read, SMOOTHED_BYTES // volume_bytes)
+    return min(most, summed_volumes(n_read, n_scans, rank, n_lags))
 
 
 def source_block(n_volumes: int, chunk: int, volume_bytes: int) -> int:

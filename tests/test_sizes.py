@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 import chunkglm.memory as memory
 import chunkglm.sizes as sizes
-from chunkglm.memory import Reading, Solving, conversion_bytes, fit_bytes, reading, reading_bytes
+from chunkglm.memory import (
+    Reading,
+    Smoothing,
+    Solving,
+    conversion_bytes,
+    fit_bytes,
+    reading,
+    reading_bytes,
+)
 from chunkglm.sizes import (
     block_volumes,
     chunks_held,
@@ -21,6 +29,7 @@ from chunkglm.sizes import (
     moment_bytes,
     parts,
     slabs,
+    smoothed_volumes,
     source_block,
     store_chunks,
     whole_blocks,
@@ -149,6 +158,21 @@ def test_block_volumes__do_not_grow_with_the_run(scans: int, n: int, volume: int
         assert block_volumes(n, scans, volume) == block_volumes(n, 10 * scans, volume)
 
 
+@given(
+    read=st.integers(1, 500),
+    scans=st.integers(1, 5000),
+    rank=st.integers(1, 300),
+    lags=st.integers(0, 3),
+    volume=st.integers(1, 10**9),
+)
+def test_smoothed_volumes__bound_what_is_held(
+    read: int, scans: int, rank: int, lags: int, volume: int
+) -> None:
+    found = smoothed_volumes(read, scans, rank, lags, volume)
+    assert 1 <= found <= scans
+    assert found <= read or found * volume <= sizes.SMOOTHED_BYTES
+
+
 @given(n=st.integers(1, 500), chunk=st.integers(1, 10_000), volume=st.integers(1, 10**7))
 def test_source_block__is_whole_chunks_or_small(n: int, chunk: int, volume: int) -> None:
     found = source_block(n, chunk, volume)
@@ -187,10 +211,17 @@ tasks = st.builds(
     moments=st.integers(0, 10**8),
     n_scans=st.integers(2, 5000),
     volume=st.integers(1, 10**7),
-    itemsize=st.sampled_from([1, 2, 4, 8]),
     chunk_volumes=st.integers(1, 100),
     chunk=st.integers(0, 10**7),
     forward_only=st.booleans(),
+    smoothing=st.none()
+    | st.builds(
+        Smoothing,
+        threads=st.integers(1, 2),
+        largest=st.integers(1, 10**5),
+        numbers=st.integers(0, 10**6),
+        handed=st.integers(1, 10**7),
+    ),
 )
 
 

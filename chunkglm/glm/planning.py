@@ -22,9 +22,11 @@ from chunkglm.glm.records import RUN, run_name
 from chunkglm.glm.runs import parse_bytes
 from chunkglm.io import open_nifti
 from chunkglm.io.nifti import NiftiRun
+from chunkglm.lazy.collecting import threads_of_pass
 from chunkglm.lazy.maps import Solved, solved_in
 from chunkglm.lazy.moments import Pass, passes_in
 from chunkglm.lazy.neighbours import waits_in
+from chunkglm.lazy.passes import handed_on
 from chunkglm.schema import SPACE
 from chunkglm.sizes import MB, conversion_buffer, moment_bytes, store_chunks
 
@@ -223,20 +225,33 @@ def _reading(one: Pass) -> memory.Reading:
     # An array's blocks are held, cut and joined by dask; as float64, for it is likely to be scaled.
     itemsize = source.dtype.itemsize if source else 8
     in_store = source is not None and not isinstance(source, NiftiRun)
+    samples = prod(selection.shape) * len(selection.planes)
     return memory.reading(
         n_voxels=selection.n_voxels,
         rank=one.rank,
         n_lags=one.n_lags,
         moments=moment_bytes(one.rank, one.n_lags, one.n_segments) * selection.n_voxels,
         n_scans=one.n_scans,
-        volume=prod(selection.shape) * len(selection.planes) * itemsize,
-        itemsize=itemsize,
+        volume=samples * itemsize,
         chunk_volumes=source.chunks[3] if source else 1,
         chunk=prod(source.chunks) * itemsize if source and in_store else 0,
         forward_only=bool(source and source.forward_only),
         copies=1 if source else memory.BLOCKS_OF_ARRAY,
         joined=one.held,
+        smoothing=_smoothing(one, samples),
     )
+
+
+def _smoothing(one: Pass, samples: int) -> memory.Smoothing | None:
+    source, selection = one.source, one.selection
+    if not selection.smoothed:
+        return None
+    threads, largest = 1, selection.n_voxels
+    if source is not None:
+        threads = threads_of_pass(selection)
+        largest = max(part.index.size for part in selection.smoothed)
+    itemsize = handed_on(source).itemsize if source is not None else 8
+    return memory.Smoothing(threads, largest, selection.workspace_numbers, samples * itemsize)
 
 
 def _amount_read(one: Pass, task: memory.Reading) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray
@@ -16,12 +18,13 @@ FWHM_PER_SIGMA = float(np.sqrt(8.0 * np.log(2.0)))
 TRUNCATE = 4.0
 
 # Output positions per product. The kernel of 5 mm at 2 mm voxels reaches 4 voxels, so 8 outputs
-# need 16 inputs of 91, and 8 numbers are what a core multiplies at once: an axis of 91 x 109 x 91
-# takes 1.1 ms, of 64 x 64 x 30 0.09 ms; bands of 4 or 16 up to twice and 1.3 times as long.
+# need 16 inputs of 91, and 8 numbers are what a core multiplies at once; bands of 4 take as long,
+# of 16 up to 1.4 times.
 BAND = 8
 
-# Of planes that are smoothed along y and x together, in float64: a core's second cache.
-PLANES_IN_CACHE = 1_000_000
+# Numbers converted to float64 and smoothed along z at once: they and what comes of them stay in a
+# core's second cache.
+NUMBERS_AT_ONCE = 48_000
 
 
 def sigma_in_voxels(fwhm: float, affine: FloatArray) -> tuple[float, float, float]:
@@ -49,21 +52,47 @@ def kernel_radius(sigma: float) -> int:
     return int(TRUNCATE * sigma + 0.5)
 
 
-class Product(NamedTuple):
-    """Rows `out` of the smoothed axis from positions `into` of the unsmoothed one."""
-
-    out: slice
-    into: slice
-    matrix: FloatArray
-
-
 @dataclass(frozen=True, slots=True)
 class AxisSmoother:
-    """One axis of the kernel, for a range of output positions."""
+    """One axis of the kernel, for a range of output positions.
 
-    products: tuple[Product, ...]
-    n_out: int
-    available: range
+    Bands of outputs are products with windows of the axis, all of one shape, so that one call makes
+    them all; what a window holds beyond the data is 0, and so are the weights there.
+    """
+
+    matrices: FloatArray  # (n_bands, band, window)
+    n_out: int  # positions wanted; the last band may make more
+    into: slice  # what is used of the positions that are available
+    before: int  # zeros before it in the first window
+
+    @property
+    def n_made(self) -> int:
+        """Positions that are made, at least `n_out`."""
+        n_bands, band, _ = map(int, self.matrices.shape)
+        return n_bands * band
+
+    @property
+    def n_padded(self) -> int:
+        """Positions that all windows cover."""
+        n_bands, band, window = map(int, self.matrices.shape)
+        return (n_bands - 1) * band + window
+
+    @property
+    def inside(self) -> slice:
+        """Where the data lie within what the windows cover."""
+        return slice(self.before, self.before + self.into.stop - self.into.start)
+
+    def windows(self, data: FloatArray, axis: int) -> FloatArray:
+        """Views (n_bands, ..., window, ...) of data whose `axis` has `n_padded` positions."""
+        _, band, window = self.matrices.shape
+        found = sliding_window_view(data, window, axis=axis)
+        bands = np.moveaxis(found, axis, 0)[::band]
+        return np.moveaxis(bands, -1, axis + 1)
+
+    def bands(self, data: FloatArray, axis: int) -> FloatArray:
+        """Views (n_bands, ..., band, ...) of data whose `axis` has `n_made` positions."""
+        shape = (*data.shape[:axis], *self.matrices.shape[:2], *data.shape[axis + 1 :])
+        return np.moveaxis(data.reshape(shape), axis, 0)
 
 
 def axis_smoother(n: int, sigma: float, wanted: range, available: range) -> AxisSmoother:
@@ -91,110 +120,131 @@ def axis_smoother(n: int, sigma: float, wanted: range, available: range) -> Axis
     if sigma > 0:
         # scipy's own filter on the identity: the same kernel, cut and edges by construction.
         whole = gaussian_filter1d(whole, sigma, axis=0, truncate=TRUNCATE)
-    products = []
-    for start in range(wanted.start, wanted.stop, BAND):
-        stop = min(start + BAND, wanted.stop)
-        used = np.flatnonzero(whole[start:stop].any(axis=0))
-        first, last = int(used[0]), int(used[-1]) + 1
-        if first < available.start or last > available.stop:
-            msg = f"positions {first}..{last} are needed, but only {available} are at hand"
-            raise ValueError(msg)
-        products.append(
-            Product(
-                slice(start - wanted.start, stop - wanted.start),
-                slice(first - available.start, last - available.start),
-                np.ascontiguousarray(whole[start:stop, first:last]),
-            )
-        )
-    return AxisSmoother(tuple(products), len(wanted), available)
+    weights = whole[wanted.start : wanted.stop]
+    used = np.flatnonzero(weights.any(axis=0))
+    first, stop = int(used[0]), int(used[-1]) + 1
+    if first < available.start or stop > available.stop:
+        msg = f"positions {first}..{stop} are needed, but only {available} are at hand"
+        raise ValueError(msg)
+    into = slice(first - available.start, stop - available.start)
+    # Reflected positions are never farther away than the kernel reaches.
+    radius = kernel_radius(sigma)
+    window = BAND + 2 * radius
+    if window >= stop - first:
+        matrices = np.ascontiguousarray(weights[np.newaxis, :, first:stop])
+        return AxisSmoother(matrices, len(wanted), into, 0)
+    n_bands = -(-len(wanted) // BAND)
+    padded = np.zeros((n_bands * BAND, (n_bands - 1) * BAND + window))
+    before = first - (wanted.start - radius)
+    padded[: len(wanted), before : before + stop - first] = weights[:, first:stop]
+    starts = range(0, n_bands * BAND, BAND)
+    matrices = np.stack([padded[a : a + BAND, a : a + window] for a in starts])
+    return AxisSmoother(matrices, len(wanted), into, before)
 
 
 class Workspace(NamedTuple):
     """Memory to smooth in again and again, by one thread: fresh pages cost more than smoothing."""
 
-    taken: FloatArray  # planes of the volume, as float64
-    down: FloatArray  # them, smoothed along y
-    across: FloatArray  # (z, y' x'), all planes, smoothed along x too
-    band: FloatArray  # some planes, smoothed
+    taken: FloatArray  # (z, y, x) some rows of all planes, as float64
+    deep: FloatArray  # (z', y, x) planes smoothed along z
+    down: FloatArray  # (z', y', x) and y
+    across: FloatArray  # (z', y', x') and x
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeSmoother:
-    """Smooths volumes (z, y, x), producing only a box of them from what it needs of them."""
+    """Smooths volumes (z, y, x), producing only a box of them from what it needs of them.
+
+    Meant for a few planes at a time: what comes of them stays in a core's second cache.
+    """
 
     z: AxisSmoother
     y: AxisSmoother
     x: AxisSmoother
 
-    def workspace(self) -> Workspace:
-        """Memory for one thread."""
-        n_z, n_y, n_x = (len(axis.available) for axis in (self.z, self.y, self.x))
-        at_once = min(n_z, self._planes_at_once())
-        plane = self.y.n_out * self.x.n_out
-        return Workspace(
-            np.empty((at_once, n_y, n_x)),
-            np.empty((at_once, self.y.n_out, n_x)),
-            np.empty((n_z, plane)),
-            np.empty((BAND, plane)),
-        )
+    @property
+    def made(self) -> tuple[int, int, int]:
+        """Shape (z', y', x') of the box that is made: what is wanted comes first in each axis."""
+        return self.z.n_made, self.y.n_made, self.x.n_made
 
-    def _planes_at_once(self) -> int:
-        return max(BAND, PLANES_IN_CACHE // (8 * len(self.y.available) * len(self.x.available)))
+    def workspace_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Shapes of a workspace's arrays."""
+        n_z, n_y, n_x = (axis.n_padded for axis in (self.z, self.y, self.x))
+        rows = max(1, min(n_y, NUMBERS_AT_ONCE // (n_z * n_x)))
+        out_z, out_y, out_x = self.made
+        return (n_z, rows, n_x), (out_z, n_y, n_x), (out_z, out_y, n_x), (out_z, out_y, out_x)
+
+    def workspace(self, memory: FloatArray | None = None) -> Workspace:
+        """Lay out a workspace, in memory that others may have used before.
+
+        Parameters
+        ----------
+        memory : (n,) array, optional
+            Of as many numbers as `workspace_shapes` hold.
+        """
+        shapes = self.workspace_shapes()
+        stops = np.cumsum([prod(shape) for shape in shapes]).tolist()
+        memory = np.empty(stops[-1]) if memory is None else memory[: stops[-1]]
+        memory[:] = 0.0  # around the data, see `AxisSmoother`
+        parts = np.split(memory, stops[:-1])
+        return Workspace(*(p.reshape(shape) for p, shape in zip(parts, shapes, strict=True)))
 
     def __call__(self, volume: AnyArray) -> FloatArray:
-        """Smooth one volume, as `bands` does, into an array of its own.
+        """Smooth one volume into an array of its own.
 
         Returns
         -------
         (z', y', x') float64 array
+            Only what is wanted.
         """
-        out = np.empty((self.z.n_out, self.y.n_out, self.x.n_out))
-        for planes, band in self.bands(volume, self.workspace()):
-            out[planes] = band.reshape(-1, *out.shape[1:])
-        return out
+        for made in self.smoothed(volume[np.newaxis], self.workspace()):
+            found = made[: self.z.n_out, : self.y.n_out, : self.x.n_out].copy()
+        return found
 
-    def bands(self, volume: AnyArray, workspace: Workspace) -> Iterator[tuple[slice, FloatArray]]:
-        """Smooth one volume, a few planes at a time, so that they never leave a core's cache.
+    def smoothed(self, volumes: AnyArray, workspace: Workspace) -> Iterator[FloatArray]:
+        """Smooth volumes, one after the other.
 
         Parameters
         ----------
-        volume : (z, y, x) array
-            The planes that are available, whole; any real dtype, C-contiguous for speed.
-            Non-finite samples count as 0.
+        volumes : (t, z, y, x) array
+            The planes that are available, whole; any real dtype. Samples that are not finite count
+            as 0.
         workspace : Workspace
             Overwritten.
 
         Yields
         ------
-        planes : slice
-            Of the box that is produced.
-        band : (z'', y' x') float64 array
-            Them; overwritten by the next.
+        (z', y', x') float64 array
+            What is made, see `made`; overwritten by the next.
         """
-        done, at_once = 0, self._planes_at_once()
-        for out, into, matrix in self.z.products:
-            while done < into.stop:
-                stop = min(done + at_once, len(volume))
-                self._planes(volume[done:stop], workspace, workspace.across[done:stop])
-                done = stop
-            band = workspace.band[: len(matrix)]
-            yield out, np.matmul(matrix, workspace.across[into], out=band)
+        taken, deep, down, across = workspace
+        flat, rows = taken.reshape(len(taken), -1), taken.shape[1]
+        from_z, to_z = self.z.windows(flat, 0), self.z.bands(deep.reshape(len(deep), -1), 0)
+        from_y, to_y = self.y.windows(deep, 1), self.y.bands(down, 1)
+        lines, made = down.reshape(-1, down.shape[2]), across.reshape(-1, across.shape[2])
+        from_x, to_x = self.x.windows(lines, 1), self.x.bands(made, 1)
+        # A matrix that lies as it is used: products with transposed views take four times as long.
+        matrices_y = self.y.matrices[:, np.newaxis]
+        matrices_x = np.ascontiguousarray(np.swapaxes(self.x.matrices, 1, 2))
+        inside, width = taken[self.z.inside, :, self.x.inside], taken.shape[2]
+        for volume in volumes:
+            available = volume[self.z.into, self.y.into, self.x.into]
+            for first in range(0, available.shape[1], rows):
+                values = available[:, first : first + rows]
+                n_rows = values.shape[1]
+                _copy_finite(values, inside[:, :n_rows])
+                start = (self.y.before + first) * width
+                n = n_rows * width
+                np.matmul(self.z.matrices, from_z[..., :n], out=to_z[..., start : start + n])
+            np.matmul(matrices_y, from_y, out=to_y)
+            np.matmul(from_x, matrices_x, out=to_x)
+            yield across
 
-    def _planes(self, volume: AnyArray, workspace: Workspace, out: FloatArray) -> None:
-        """Smooth planes along y and x."""
-        taken = workspace.taken[: len(volume)]
-        y, x = self.y.available, self.x.available
-        np.copyto(taken, volume[:, y.start : y.stop, x.start : x.stop])
-        if volume.dtype.kind == "f" and not np.isfinite(taken.sum()):
-            taken[~np.isfinite(taken)] = 0.0
-        down = workspace.down[: len(volume)]
-        for rows, into, matrix in self.y.products:
-            np.matmul(matrix, taken[:, into], out=down[:, rows])
-        # Plane by plane, and by a matrix that lies as it is used: one product of all lines takes
-        # four times as long, and so does one by a transposed view.
-        across = out.reshape(*down.shape[:2], self.x.n_out)
-        for rows, into, matrix in self.x.products:
-            np.matmul(down[:, :, into], np.ascontiguousarray(matrix.T), out=across[:, :, rows])
+
+def _copy_finite(values: AnyArray, out: FloatArray) -> None:
+    np.copyto(out, values)
+    if values.dtype.kind == "f" and not np.isfinite(out.sum()):
+        out[~np.isfinite(out)] = 0.0
 
 
 def smooth_within(

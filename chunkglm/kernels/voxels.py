@@ -2,17 +2,46 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, IntArray
-from chunkglm.kernels.smoothing import VolumeSmoother, Workspace, axis_smoother, kernel_radius
+from chunkglm.kernels.smoothing import BAND, VolumeSmoother, axis_smoother, kernel_radius
 
 # Turned at once: what a core's second cache holds. Smaller pieces take as long by themselves, but
 # the threads of a conversion wait for one another at each.
 _TURNED_BYTES = 1 << 20
 # Bytes. Rows a whole number of pages apart would compete for the same lines of the first cache.
 _LINE, _PAGE = 64, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothedPart:
+    """A few planes of a selection whose volumes are smoothed."""
+
+    planes: slice  # that are needed, of the block handed in
+    voxels: slice  # that come of them, of the selection's
+    smoother: VolumeSmoother
+    index: IntArray  # (V',), into what the smoother makes, flattened
+
+    def series(self, block: AnyArray, out: FloatArray, memory: FloatArray | None = None) -> None:
+        """Series of the voxels of this part.
+
+        Parameters
+        ----------
+        block : (t, z, y, x) array
+            As for `VoxelSelection.series`; fastest where it is C-contiguous.
+        out : (t, V') array
+            Overwritten.
+        memory : (n,) float64 array, optional
+            For the smoother's workspace, overwritten.
+        """
+        workspace = self.smoother.workspace(memory)
+        for made, row in zip(
+            self.smoother.smoothed(block[:, self.planes], workspace), out, strict=True
+        ):
+            np.take(made.reshape(-1), self.index, out=row, mode="clip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +53,21 @@ class VoxelSelection:
 
     planes: range  # planes that the blocks handed in hold, a smoothing halo included
     shape: tuple[int, int]  # (y, x) of a plane
-    index: IntArray  # (V,), into a block's flattened (z, y, x), or into the smoothed box
-    smoother: VolumeSmoother | None
+    index: IntArray  # (V,), into a block's flattened (z, y, x)
+    smoothed: tuple[SmoothedPart, ...] = ()  # all voxels, when volumes are smoothed first
 
     @property
     def n_voxels(self) -> int:
         """Number of voxels V."""
         return int(self.index.size)
 
-    def series(
-        self,
-        block: AnyArray,
-        out: AnyArray | None = None,
-        workspace: Workspace | None = None,
-    ) -> AnyArray:
+    @property
+    def workspace_numbers(self) -> int:
+        """Numbers of the largest workspace of its parts."""
+        shapes = (part.smoother.workspace_shapes() for part in self.smoothed)
+        return max((sum(map(prod, some)) for some in shapes), default=0)
+
+    def series(self, block: AnyArray, out: AnyArray | None = None) -> AnyArray:
         """Series of the selected voxels.
 
         Parameters
@@ -48,8 +78,6 @@ class VoxelSelection:
         out : (t, V) array, optional
             Overwritten; in the block's dtype, float64 when smoothed. Not for transposed views
             that are not smoothed.
-        workspace : Workspace, optional
-            Of the smoother.
 
         Returns
         -------
@@ -57,26 +85,18 @@ class VoxelSelection:
             In the block's dtype; float64 when smoothed.
         """
         n_volumes = block.shape[0]
-        if self.smoother is None:
+        if not self.smoothed:
             if is_view(block):
                 z, y, x = np.unravel_index(self.index, (len(self.planes), *self.shape))
                 rows = np.ravel_multi_index((x, y, z), block.shape[:0:-1])
                 return block.T.reshape(-1, n_volumes)[rows].T
             return np.take(block.reshape(n_volumes, -1), self.index, axis=1, out=out, mode="clip")
-        # In one go: a transposed view is reordered once, not once a volume.
+        # In one go: a transposed view is reordered once, not once a part.
         volumes = np.ascontiguousarray(block)
         found = np.empty((n_volumes, self.n_voxels)) if out is None else out
-        if workspace is None:
-            workspace = self.smoother.workspace()
-        plane = self.smoother.y.n_out * self.smoother.x.n_out
-        edges = [p.out.start * plane for p in self.smoother.z.products]
-        parts = np.split(self.index, np.searchsorted(self.index, edges[1:]))
-        within = [index - first for index, first in zip(parts, edges, strict=True)]
-        stops = np.cumsum([index.size for index in within]).tolist()
-        for volume, row in zip(volumes, found, strict=True):
-            bands = self.smoother.bands(volume, workspace)
-            for (_, band), index, stop in zip(bands, within, stops, strict=True):
-                np.take(band.reshape(-1), index, out=row[stop - index.size : stop], mode="clip")
+        memory = np.empty(self.workspace_numbers)
+        for part in self.smoothed:
+            part.series(volumes, found[:, part.voxels], memory)
         return found
 
 
@@ -107,18 +127,44 @@ def select_voxels(
     n_z, n_y, n_x = volume.shape
     part = volume[wanted.start : wanted.stop]
     if sigma is None:
-        return VoxelSelection(wanted, (n_y, n_x), np.flatnonzero(part), None)
-    sigma_x, sigma_y, sigma_z = sigma
-    box_z, box_y, box_x = (_extent(part, axis) for axis in range(3))
-    box_z = range(box_z.start + wanted.start, box_z.stop + wanted.start)
-    planes = _with_halo(box_z, sigma_z, n_z)
+        return VoxelSelection(wanted, (n_y, n_x), np.flatnonzero(part))
+    found = _extent(part, 0)
+    used = range(found.start + wanted.start, found.stop + wanted.start)
+    planes = _with_halo(used, sigma[2], n_z)
+    parts: list[SmoothedPart] = []
+    first = 0
+    for start in range(used.start, used.stop, BAND):
+        some = range(start, min(start + BAND, used.stop))
+        if volume[some.start : some.stop].any():
+            parts.append(_smoothed_part(volume, some, sigma, planes, first))
+            first = parts[-1].voxels.stop
+    index = np.flatnonzero(part) + (wanted.start - planes.start) * n_y * n_x
+    return VoxelSelection(planes, (n_y, n_x), index, tuple(parts))
+
+
+def _smoothed_part(
+    volume: BoolArray,
+    wanted: range,
+    sigma: tuple[float, float, float],
+    planes: range,
+    first: int,
+) -> SmoothedPart:
+    """The voxels of some planes, taken out of `planes`; the first has the number `first`."""
+    n_z, n_y, n_x = volume.shape
+    part = volume[wanted.start : wanted.stop]
+    wanted_y, wanted_x = _extent(part, 1), _extent(part, 2)
+    halo = _with_halo(wanted, sigma[2], n_z)
     smoother = VolumeSmoother(
-        axis_smoother(n_z, sigma_z, box_z, planes),
-        axis_smoother(n_y, sigma_y, box_y, _with_halo(box_y, sigma_y, n_y)),
-        axis_smoother(n_x, sigma_x, box_x, _with_halo(box_x, sigma_x, n_x)),
+        axis_smoother(n_z, sigma[2], wanted, halo),
+        axis_smoother(n_y, sigma[1], wanted_y, range(n_y)),
+        axis_smoother(n_x, sigma[0], wanted_x, range(n_x)),
     )
-    box = volume[box_z.start : box_z.stop, box_y.start : box_y.stop, box_x.start : box_x.stop]
-    return VoxelSelection(planes, (n_y, n_x), np.flatnonzero(box), smoother)
+    made = np.zeros(smoother.made, dtype=bool)
+    box = part[:, wanted_y.start : wanted_y.stop, wanted_x.start : wanted_x.stop]
+    made[tuple(map(slice, box.shape))] = box
+    index = np.flatnonzero(made)
+    needed = slice(halo.start - planes.start, halo.stop - planes.start)
+    return SmoothedPart(needed, slice(first, first + index.size), smoother, index)
 
 
 def _extent(volume: BoolArray, axis: int) -> range:

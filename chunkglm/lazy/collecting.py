@@ -1,5 +1,6 @@
-"""Series collected until they are worth adding to the sums, by two threads."""
+"""Blocks of volumes added to sums by two threads, smoothed or collected until it is worth it."""
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -11,10 +12,9 @@ from chunkglm._types import AnyArray
 from chunkglm.kernels.factor import ShiftedBasis
 from chunkglm.kernels.moments import Moments, Provisional, add_block, finish
 from chunkglm.kernels.voxels import VoxelSelection, is_view
-from chunkglm.sizes import summed_volumes
 
 # Threads that smooth and add up beside the one that decompresses. Of a run of 91 x 109 x 91 both
-# take twice as long as decompression; more threads would wait for it.
+# take longer than decompression; more threads would wait for it.
 THREADS = 2
 
 # Samples of a volume from which a second thread is worth waking. Of small volumes, products are so
@@ -22,8 +22,8 @@ THREADS = 2
 SAMPLES_FOR_TWO = 300_000
 
 
-def parts_of_pass(selection: VoxelSelection) -> int:
-    """Into how many parts the work on a block is cut: it follows from the run, not the machine."""
+def threads_of_pass(selection: VoxelSelection) -> int:
+    """Threads that add up: it follows from the run, not the machine."""
     volume = len(selection.planes) * selection.shape[0] * selection.shape[1]
     return THREADS if volume >= SAMPLES_FOR_TWO else 1
 
@@ -34,47 +34,55 @@ class Sums:
     The ranges are the same wherever this runs, and so is every bit of what comes out.
     """
 
-    def __init__(self, moments: Moments, basis: ShiftedBasis, n_parts: int) -> None:
-        n_voxels = int(moments.total.size)
-        length = -(-n_voxels // n_parts)
+    def __init__(self, moments: Moments, basis: ShiftedBasis, selection: VoxelSelection) -> None:
         self.basis = basis
-        self._ranges = [slice(a, min(a + length, n_voxels)) for a in range(0, n_voxels, length)]
-        self._moments = [moments.of_voxels(part) for part in self._ranges]
-        self._about: list[Provisional | None] = [None] * len(self._ranges)
+        self.ranges = [part.voxels for part in selection.smoothed]
+        if not self.ranges:
+            n_voxels = selection.n_voxels
+            length = -(-n_voxels // threads_of_pass(selection))
+            starts = range(0, n_voxels, length)
+            self.ranges = [slice(a, min(a + length, n_voxels)) for a in starts]
+        self._moments = [moments.of_voxels(part) for part in self.ranges]
+        self._about: list[Provisional | None] = [None] * len(self.ranges)
 
-    def add(self, series: AnyArray, first_volume: int, threads: "Threads") -> None:
-        """Add a block (t, V) of time, the next one."""
+    def add(self, i: int, series: AnyArray, first_volume: int) -> None:
+        """Add series (t, V') of the next block of time to those of a range."""
+        self._about[i] = add_block(
+            self._moments[i], series, self.basis, first_volume, self._about[i]
+        )
 
-        def add(i: int) -> None:
-            self._about[i] = add_block(
-                self._moments[i], series[:, self._ranges[i]], self.basis, first_volume,
-                self._about[i],
-            )  # fmt: skip
-
-        threads.each(add, len(self._ranges))
-
-    def finish(self) -> None:
-        """Put the moments about the fit; all blocks were added."""
-        for moments, about in zip(self._moments, self._about, strict=True):
-            finish(moments, self.basis, about)
+    def finish(self, i: int) -> None:
+        """Put the moments of a range about the fit; all blocks were added."""
+        finish(self._moments[i], self.basis, self._about[i])
 
 
 class Threads:
     """The caller's thread, and those beside it."""
 
     def __init__(self, n: int) -> None:
+        self.n = n
         self._pool = ThreadPoolExecutor(n - 1, "chunkglm-pass") if n > 1 else None
 
-    def each(self, work: Callable[[int], None], n: int) -> None:
-        """Call ``work(i)`` for each i below n, one a thread."""
-        if self._pool is None:
-            for i in range(n):
-                work(i)
-            return
+    def each(self, work: Callable[[int, int], None], n: int) -> None:
+        """Call ``work(i, thread)`` for each i below n; whichever thread is free takes the next."""
+        todo = deque(range(n))
+
+        def take(thread: int) -> None:
+            while todo:
+                try:
+                    i = todo.popleft()
+                except IndexError:  # another took the last
+                    return
+                work(i, thread)
+
         # In the context of who asks, as to warnings and numpy's errors.
-        beside = [self._pool.submit(copy_context().run, work, i) for i in range(1, n)]
+        beside = [
+            self._pool.submit(copy_context().run, take, thread)
+            for thread in range(1, min(self.n, n))
+            if self._pool is not None
+        ]
         try:
-            work(0)
+            take(0)
         finally:
             for future in beside:
                 future.result()
@@ -85,32 +93,66 @@ class Threads:
             self._pool.shutdown()
 
 
+class Smoothed:
+    """Smooths blocks of volumes and adds them to the sums, a few planes at a time.
+
+    A part's series are added up as soon as they are made: no smoothed volume is ever held.
+    """
+
+    def __init__(self, sums: Sums, selection: VoxelSelection, n_volumes: int) -> None:
+        self._sums, self._selection, self._added = sums, selection, 0
+        self._threads = Threads(threads_of_pass(selection))
+        largest = max(part.index.size for part in selection.smoothed)
+        # The same memory for all blocks: fresh pages cost more to touch than they take to smooth.
+        self._memory = [
+            (np.empty(selection.workspace_numbers), np.empty(n_volumes * largest))
+            for _ in range(self._threads.n)
+        ]
+
+    def add(self, block: AnyArray) -> None:
+        """Add the next volumes, (t, z, y, x)."""
+        # Reordered before it is shared out, lest each thread do it.
+        volumes = np.ascontiguousarray(block)
+        parts = self._selection.smoothed
+
+        def add(i: int, thread: int) -> None:
+            memory, series = self._memory[thread]
+            shape = (len(volumes), parts[i].index.size)
+            found = series[: shape[0] * shape[1]].reshape(shape)
+            parts[i].series(volumes, found, memory)
+            self._sums.add(i, found, self._added)
+
+        self._threads.each(add, len(parts))
+        self._added += len(volumes)
+
+    def finish(self) -> None:
+        """Put the sums about the fit."""
+        self._threads.each(lambda i, _: self._sums.finish(i), len(self._sums.ranges))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.close()
+
+
 class Collector:
     """Takes series out of blocks of volumes, and adds them to the sums when there are enough."""
 
     def __init__(
-        self, sums: Sums, selection: VoxelSelection, n_scans: int, n_read: int, dtype: Any
+        self, sums: Sums, selection: VoxelSelection, n_scans: int, length: int, dtype: Any
     ) -> None:
         self._sums, self._selection, self._n_scans = sums, selection, n_scans
-        smoother = selection.smoother
-        self._length = summed_volumes(n_read, n_scans, sums.basis.rank, sums.basis.n_lags)
+        self._length = length
         # One buffer for all blocks: fresh memory costs more to touch than the gathering itself.
-        shape = (self._length, selection.n_voxels)
-        self._series = np.empty(shape, np.float64 if smoother is not None else dtype)
-        self._n_parts = parts_of_pass(selection)
-        self._workspaces = [
-            None if smoother is None else smoother.workspace() for _ in range(self._n_parts)
-        ]
+        self._series = np.empty((length, selection.n_voxels), dtype)
         self._added = self._held = 0
-        self._threads = Threads(self._n_parts)
+        self._threads = Threads(threads_of_pass(selection))
 
     def add(self, block: AnyArray) -> None:
         """Take the next volumes, (t, z, y, x)."""
-        if self._selection.smoother is None and is_view(block):
+        if is_view(block):
             # Series lie there as they are.
             self._flush()
-            self._sums.add(self._selection.series(block), self._added, self._threads)
-            self._added += len(block)
+            self._sum(self._selection.series(block))
             return
         while len(block):
             now, block = np.split(block, [min(len(block), self._length - self._held)])
@@ -123,18 +165,27 @@ class Collector:
         out = self._series[self._held : self._held + len(block)]
         # Reordered before it is shared out, lest each thread do it.
         volumes = np.ascontiguousarray(block)
-        length = -(-len(block) // self._n_parts)
+        length = -(-len(block) // self._threads.n)
 
-        def take(i: int) -> None:
+        def take(i: int, _: int) -> None:
             part = slice(i * length, (i + 1) * length)
-            self._selection.series(volumes[part], out[part], self._workspaces[i])
+            self._selection.series(volumes[part], out[part])
 
         self._threads.each(take, -(-len(block) // length))
 
     def _flush(self) -> None:
         if self._held:
-            self._sums.add(self._series[: self._held], self._added, self._threads)
-            self._added, self._held = self._added + self._held, 0
+            self._sum(self._series[: self._held])
+            self._held = 0
+
+    def _sum(self, series: AnyArray) -> None:
+        ranges, first = self._sums.ranges, self._added
+        self._threads.each(lambda i, _: self._sums.add(i, series[:, ranges[i]], first), len(ranges))
+        self._added += len(series)
+
+    def finish(self) -> None:
+        """Put the sums about the fit."""
+        self._threads.each(lambda i, _: self._sums.finish(i), len(self._sums.ranges))
 
     def close(self) -> None:
         """End the threads."""

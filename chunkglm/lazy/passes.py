@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +11,15 @@ from chunkglm.kernels.factor import ShiftedBasis
 from chunkglm.kernels.moments import Moments, in_units, no_moments
 from chunkglm.kernels.voxels import VoxelSelection, is_view
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.collecting import Collector, Sums, parts_of_pass
+from chunkglm.lazy.collecting import Collector, Smoothed, Sums
 from chunkglm.lazy.runs import scaled, scaled_dtype
-from chunkglm.sizes import block_volumes, even_blocks, source_block
+from chunkglm.sizes import (
+    block_volumes,
+    even_blocks,
+    smoothed_volumes,
+    source_block,
+    summed_volumes,
+)
 
 TILE_VOLUMES = 32
 
@@ -36,18 +43,29 @@ def moments_in_one_pass(
     moments = no_moments(selection.n_voxels, basis)
     with one_blas_thread():
         for part, voxels in _parts(source, selection):
-            sums = Sums(moments.of_voxels(voxels), basis, parts_of_pass(part))
-            _add_pass(sums, source, part)
-            sums.finish()
-    if source.dtype.kind not in "iub":
-        return moments
-    return in_units(moments, source.slope, source.intercept)
+            _add_pass(Sums(moments.of_voxels(voxels), basis, part), source, part)
+    if _is_integer(source):
+        return in_units(moments, source.slope, source.intercept)
+    return moments
+
+
+def handed_on(source: RunSource) -> np.dtype[Any]:
+    """In which dtype samples are smoothed or collected.
+
+    Integers are added up as stored and scaled once at the end; floats are scaled first: what is not
+    finite counts as 0 of the scaled values when smoothing.
+    """
+    return source.dtype if _is_integer(source) else scaled_dtype(source)
+
+
+def _is_integer(source: RunSource) -> bool:
+    return source.dtype.kind in "iub"
 
 
 def _parts(source: RunSource, selection: VoxelSelection) -> Iterator[tuple[VoxelSelection, slice]]:
     """What one chunk of planes after the other holds; all in one where smoothing joins planes."""
     pieces = _within_chunks(source, selection.planes)
-    if selection.smoother is not None or len(pieces) == 1:
+    if selection.smoothed or len(pieces) == 1:
         yield selection, slice(0, selection.n_voxels)
         return
     plane = selection.shape[0] * selection.shape[1]
@@ -57,7 +75,7 @@ def _parts(source: RunSource, selection: VoxelSelection) -> Iterator[tuple[Voxel
         first, stop = np.searchsorted(selection.index, edges).tolist()
         if first < stop:
             index = selection.index[first:stop] - start * plane
-            part = VoxelSelection(planes, selection.shape, index, None)
+            part = VoxelSelection(planes, selection.shape, index)
             yield part, slice(first, stop)
 
 
@@ -71,22 +89,27 @@ def _within_chunks(source: RunSource, planes: range) -> list[range]:
 
 
 def _add_pass(sums: Sums, source: RunSource, selection: VoxelSelection) -> None:
-    """Add all of a run's volumes to sums."""
-    n_volumes = block_volumes(
-        selection.n_voxels, source.shape[3], _volume_bytes(source, selection.planes)
-    )
-    integers = source.dtype.kind in "iub"
-    dtype = source.dtype if integers else scaled_dtype(source)
-    with closing(Collector(sums, selection, source.shape[3], n_volumes, dtype)) as collector:
+    """Add all of a run's volumes to sums, and finish them."""
+    n_scans, volume = source.shape[3], _volume_bytes(source, selection.planes)
+    rank, n_lags, dtype = sums.basis.rank, sums.basis.n_lags, handed_on(source)
+    n_volumes = block_volumes(selection.n_voxels, n_scans, volume)
+    added: Smoothed | Collector
+    if selection.smoothed:
+        handed = volume // source.dtype.itemsize * dtype.itemsize
+        n_volumes = smoothed_volumes(n_volumes, n_scans, rank, n_lags, handed)
+        added = Smoothed(sums, selection, n_volumes)
+    else:
+        length = summed_volumes(n_volumes, n_scans, rank, n_lags)
+        added = Collector(sums, selection, n_scans, length, dtype)
+    with closing(added):
         for _, block in _blocks(source, selection.planes, n_volumes):
             # A store's block of time may be longer than what is held as float64 at once; series
             # not smoothed are gathered as they lie there, and only whole blocks are contiguous.
-            whole = selection.smoother is None and is_view(block)
+            whole = not selection.smoothed and is_view(block)
             for part in even_blocks(len(block), len(block) if whole else n_volumes):
-                # Integers are added up as stored and scaled once at the end; floats are scaled
-                # first: what is not finite counts as 0 of the scaled values when smoothing.
                 values = block[part.start : part.stop]
-                collector.add(values if integers else scaled(values, source))
+                added.add(values if _is_integer(source) else scaled(values, source))
+        added.finish()
 
 
 def _blocks(source: RunSource, planes: range, n_volumes: int) -> Iterator[tuple[int, AnyArray]]:
