@@ -66,15 +66,12 @@ def contrast_maps(
     effect, covariance, stat, p, z = _in_one_piece(
         (*leading, q, n_voxels), (*leading, q, q, n_voxels), over, over, over
     )
-    status, dof = np.empty(n_voxels, dtype=np.int8), float(model.factor.dof)
-    for part, solution in solutions(moments, model, autocorrelation, math.prod(leading)):
-        e, v = contrasts_of(solution, model, rows)
-        stat[..., part], p[..., part], z[..., part] = statistics(e, v, dof, stat_type)
-        if back is not None:
-            e = np.einsum("...ab,...bv->...av", back, e)
-            v = np.einsum("...ac,...cdv,...bd->...abv", back, v, back, optimize=True)
-        effect[..., part], covariance[..., part] = e, v
-        status[part] = solution.status
+    status = _estimate_into(effect, covariance, moments, model, rows, autocorrelation)
+    dof = float(model.factor.dof)
+    statistics(effect, covariance, dof, stat_type, out=(stat, p, z))
+    if back is not None:
+        effect = np.einsum("...ab,...bv->...av", back, effect)
+        covariance = np.einsum("...ac,...cdv,...bd->...abv", back, covariance, back, optimize=True)
     one = stat_type == "t"
     return {
         "effect_size": effect[..., 0, :] if one else effect,
@@ -164,11 +161,25 @@ def estimate(
     *leading, q, n_voxels = *weights.shape[:-1], moments.reference.size
     effect = np.empty((*leading, q, n_voxels))
     covariance = np.empty((*leading, q, q, n_voxels))
-    status = np.empty(n_voxels, dtype=np.int8)
-    for part, solution in solutions(moments, model, autocorrelation, math.prod(leading)):
+    status = _estimate_into(effect, covariance, moments, model, weights, autocorrelation)
+    return effect, covariance, status
+
+
+def _estimate_into(
+    effect: FloatArray,
+    covariance: FloatArray,
+    moments: Moments,
+    model: Model,
+    weights: FloatArray,
+    autocorrelation: FloatArray | None,
+) -> IntArray:
+    """Overwrite effects and covariance, and return the status; see `estimate`."""
+    status = np.empty(moments.reference.size, dtype=np.int8)
+    n_contrasts = math.prod(weights.shape[:-2])
+    for part, solution in solutions(moments, model, autocorrelation, n_contrasts):
         effect[..., part], covariance[..., part] = contrasts_of(solution, model, weights)
         status[part] = solution.status
-    return effect, covariance, status
+    return status
 
 
 def contrasts_of(
@@ -201,7 +212,11 @@ def constant_under(weights: FloatArray, constant: FloatArray) -> FloatArray:
 
 
 def statistics(
-    effect: FloatArray, covariance: FloatArray, dof: FloatArray | float, stat_type: str
+    effect: FloatArray,
+    covariance: FloatArray,
+    dof: FloatArray | float,
+    stat_type: str,
+    out: tuple[FloatArray, FloatArray, FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Statistic, p and z from effects and their covariance.
 
@@ -212,20 +227,28 @@ def statistics(
     covariance : (..., q, q, V) array
     dof : (V,) array or float
     stat_type : {"t", "F"}
+    out : three (..., V) arrays, optional
+        C-contiguous; overwritten and returned.
 
     Returns
     -------
     stat, p, z : (..., V) arrays
     """
     *leading, q, n_voxels = effect.shape
+    if out is None:
+        memory = np.empty((3, *leading, n_voxels))
+        out = memory[0], memory[1], memory[2]
+    stat, p, z = out
     with np.errstate(invalid="ignore", divide="ignore"):
         if stat_type == "t":
-            stat = effect[..., 0, :] / np.sqrt(covariance[..., 0, 0, :])
-            return (stat, *t_to_p_and_z(stat, dof))
-        stat = np.empty((*leading, n_voxels))
-        for i in np.ndindex(*leading):
-            stat[i] = f_statistic(effect[i], covariance[i])
-        return (stat, *f_to_p_and_z(stat, q, dof))
+            np.sqrt(covariance[..., 0, 0, :], out=stat)
+            np.divide(effect[..., 0, :], stat, out=stat)
+            t_to_p_and_z(stat, dof, out=(p, z))
+        else:
+            for i in np.ndindex(*leading):
+                stat[i] = f_statistic(effect[i], covariance[i])
+            p[...], z[...] = f_to_p_and_z(stat, q, dof)
+    return out
 
 
 def model_maps(

@@ -1,18 +1,10 @@
 """From statistics to p values and z scores, both tails at full precision."""
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
-
 import numpy as np
-from numpy.polynomial import Chebyshev, Polynomial
-from scipy.special import fdtr, fdtrc, ndtr, ndtri, stdtr
+from scipy.special import fdtr, fdtrc, ndtri, stdtr
 
 from chunkglm._types import BoolArray, FloatArray
-
-# Clips that keep z finite: |z| ends at 37.05.
-SMALLEST_P = 1e-300
-LARGEST_P = 1.0 - 1e-16
+from chunkglm.kernels.tails import LARGEST_P, SMALLEST_DOF, SMALLEST_P, many_t_to_p_and_z
 
 # A variance below this cannot be inverted and summed over runs within float64.
 SMALLEST_VARIANCE = 1e-300
@@ -20,20 +12,13 @@ SMALLEST_VARIANCE = 1e-300
 # A correlation matrix whose smallest eigenvalue is below this is singular but for rounding.
 SINGULAR = 1e-12
 
-# z of many voxels is a polynomial's, piece by piece of its range, exact to rounding: 45,592 voxels
-# take 1.6 ms instead of 14. With 178 degrees of freedom its degree is 8, 12 and 16, with 20 up to
-# 24.
+# As many of the same degrees of freedom are worth a polynomial.
 MANY_VOXELS = 1000
-SMALLEST_DOF = 20
-LARGEST_Z = -float(ndtri(SMALLEST_P))
-# Tails at which pieces end, at z = 10 and 20; the last goes on a little, and is cut at `LARGEST_Z`.
-PIECES = (float(ndtr(-10.0)), float(ndtr(-20.0)), 0.1 * SMALLEST_P)
-DEGREES, ROUNDING_OF_Z = range(2, 31, 2), 1e-15
-NODES = 400  # more than coefficients, so that the rounding of scipy's own tails averages out
-VOXELS_AT_ONCE = 4096  # arrays of 32 kB each
 
 
-def t_to_p_and_z(t: FloatArray, dof: FloatArray | float) -> tuple[FloatArray, FloatArray]:
+def t_to_p_and_z(
+    t: FloatArray, dof: FloatArray | float, out: tuple[FloatArray, FloatArray] | None = None
+) -> tuple[FloatArray, FloatArray]:
     """One-sided upper-tail p, and z with the same tail probability.
 
     Parameters
@@ -41,34 +26,43 @@ def t_to_p_and_z(t: FloatArray, dof: FloatArray | float) -> tuple[FloatArray, Fl
     t : (...,) array
     dof : (...,) array or float
         Residual degrees of freedom.
+    out : two (...,) arrays, optional
+        C-contiguous; overwritten and returned.
 
     Returns
     -------
     p, z : (...,) arrays
     """
     t = np.asarray(t, dtype=np.float64)
-    if t.size < MANY_VOXELS:
-        return _each_t_to_p_and_z(t, dof)
-    if np.ndim(dof) == 0:
-        return _many_t_to_p_and_z(t, float(dof))
-    # Of maps: NaN outside the mask, and the few numbers of degrees of freedom that runs add up to.
-    dofs = np.broadcast_to(np.asarray(dof, dtype=np.float64), t.shape)
-    p, z = np.full(t.shape, np.nan), np.full(t.shape, np.nan)
-    known = ~(np.isnan(t) | np.isnan(dofs))
-    for one in _common_values(dofs[known]):
-        part = known & (dofs == one)
-        p[part], z[part] = _many_t_to_p_and_z(t[part], one)
-        known &= ~part
-    p[known], z[known] = _each_t_to_p_and_z(t[known], dofs[known])
+    p, z = (np.empty(t.shape), np.empty(t.shape)) if out is None else out
+    one = _only_value(dof)
+    if t.size < MANY_VOXELS or (one is not None and one < SMALLEST_DOF):
+        p[...], z[...] = _each_t_to_p_and_z(t, dof)
+    elif one is not None:
+        many_t_to_p_and_z(t.reshape(-1), one, p.reshape(-1), z.reshape(-1))
+    else:
+        # Of maps: NaN outside the mask, and the few degrees of freedom that runs add up to.
+        dofs = np.broadcast_to(np.asarray(dof, dtype=np.float64), t.shape)
+        p.fill(np.nan), z.fill(np.nan)
+        known = ~(np.isnan(t) | np.isnan(dofs))
+        for one in _common_values(dofs[known]):
+            part = known & (dofs == one)
+            p[part], z[part] = t_to_p_and_z(t[part], one)
+            known &= ~part
+        p[known], z[known] = _each_t_to_p_and_z(t[known], dofs[known])
     return p, z
+
+
+def _only_value(dof: FloatArray | float) -> float | None:
+    """The one number of degrees of freedom, if all have the same."""
+    values = np.asarray(dof)
+    least, most = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    return float(least) if least == most else None
 
 
 def _common_values(values: FloatArray) -> list[float]:
     """Numbers that are there at least `MANY_VOXELS` times."""
-    if values.size and values.min() == values.max():
-        found, counts = values[:1], np.array([values.size])
-    else:
-        found, counts = np.unique(values, return_counts=True)
+    found, counts = np.unique(values, return_counts=True)
     return [float(value) for value in found[counts >= MANY_VOXELS]]
 
 
@@ -77,92 +71,6 @@ def _each_t_to_p_and_z(t: FloatArray, dof: FloatArray | float) -> tuple[FloatArr
     z = np.copysign(-ndtri(np.clip(tail, SMALLEST_P, 0.5)), t)
     p = np.where(t >= 0, tail, 1.0 - tail)
     return _clipped(p), z + 0.0  # + 0.0 turns -0.0 into 0.0
-
-
-def _many_t_to_p_and_z(t: FloatArray, dof: float) -> tuple[FloatArray, FloatArray]:
-    """`t_to_p_and_z` of one number of degrees of freedom.
-
-    With ``v = log(1 + t**2 / n)``, ``z / sqrt(v)`` is a smooth function of v and nearly constant
-    (Wallace's approximation is a constant).
-    """
-    if dof < SMALLEST_DOF:
-        return _each_t_to_p_and_z(t, dof)
-    flat = np.ascontiguousarray(t).reshape(-1)
-    p, z, v = np.empty(t.shape), np.empty(t.shape), np.empty(min(t.size, VOXELS_AT_ONCE))
-    with np.errstate(over="ignore", invalid="ignore"):
-        for first in range(0, t.size, VOXELS_AT_ONCE):
-            part = slice(first, first + VOXELS_AT_ONCE)
-            some, here, deviate = flat[part], v[: t.size - first], z.reshape(-1)[part]
-            np.multiply(some, some, out=here)
-            here /= dof
-            np.log1p(here, out=here)
-            _deviates(here, _pieces(dof), deviate)
-            # + 0.0 turns -0.0 into 0.0
-            np.add(np.copysign(deviate, some, out=deviate), 0.0, out=deviate)
-            tail = ndtr(np.negative(deviate, out=here), out=p.reshape(-1)[part])
-            np.clip(tail, SMALLEST_P, LARGEST_P, out=tail)
-    return p, z
-
-
-class _Piece(NamedTuple):
-    """``z / sqrt(v)`` between two v, as a polynomial of where v lies between them, -1 to 1."""
-
-    middle: float
-    half: float
-    coefficients: list[float]
-
-    def values(self, v: FloatArray, out: FloatArray) -> None:
-        """Put z into `out`."""
-        x = v - self.middle
-        x /= self.half
-        out.fill(self.coefficients[-1])
-        for c in self.coefficients[-2::-1]:
-            out *= x
-            out += c
-        out *= np.sqrt(v, out=x)
-
-
-def _deviates(v: FloatArray, pieces: Sequence[_Piece], out: FloatArray) -> None:
-    """Positive z of positive t."""
-    pieces[0].values(v, out)
-    beyond = np.flatnonzero(v > pieces[0].middle + pieces[0].half)
-    for piece in pieces[1:]:
-        if not beyond.size:
-            return
-        there = v[beyond]
-        found = np.empty_like(there)
-        piece.values(there, found)
-        out[beyond] = np.minimum(found, LARGEST_Z, out=found)
-        beyond = beyond[there > piece.middle + piece.half]
-    out[beyond] = LARGEST_Z
-
-
-@lru_cache(maxsize=128)
-def _pieces(dof: float) -> tuple[_Piece, ...]:
-    """Fit z to scipy's tails, up to each of `PIECES`."""
-    found, low = [], 0.0
-    for tail in PIECES:
-        high = float(np.log1p(_t_of_tail(tail, dof) ** 2 / dof))
-        middle, half = 0.5 * (low + high), 0.5 * (high - low)
-        x = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
-        v = middle + half * x
-        ratio = -ndtri(stdtr(dof, -np.sqrt(dof * np.expm1(v)))) / np.sqrt(v)
-        for degree in DEGREES:
-            fitted = Chebyshev.fit(x, ratio, degree, domain=[-1.0, 1.0])
-            if np.abs(fitted.coef[-2:]).max() < ROUNDING_OF_Z * abs(fitted.coef[0]):
-                break
-        found.append(_Piece(middle, half, fitted.convert(kind=Polynomial).coef.tolist()))
-        low = high
-    return tuple(found)
-
-
-def _t_of_tail(tail: float, dof: float) -> float:
-    """T above which is `tail`, to a digit or two (scipy's own inverse fails far out)."""
-    low, high = 1.0, 1e30
-    while high / low > 1.0001:
-        middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if stdtr(dof, -middle) > tail else (low, middle)
-    return low
 
 
 def f_to_p_and_z(f: FloatArray, q: int, dof: FloatArray | float) -> tuple[FloatArray, FloatArray]:

@@ -7,13 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from chunkglm.kernels import inference
-from chunkglm.kernels.inference import (
-    LARGEST_P,
-    SMALLEST_P,
-    f_statistic,
-    f_to_p_and_z,
-    t_to_p_and_z,
-)
+from chunkglm.kernels.inference import f_statistic, f_to_p_and_z, t_to_p_and_z
+from chunkglm.kernels.tails import LARGEST_P, SMALLEST_DOF, SMALLEST_P
 
 # The oracle: exact tails at 60 digits, statistics chosen so that |z| goes from 0.001 to 37. Made
 # with mpmath 1.4 by `python tests/helpers/tails_mpmath.py`. Nothing in the table comes from scipy.
@@ -269,7 +264,7 @@ def test_t_to_p_and_z__many_voxels_are_as_exact_as_few(dof: float) -> None:
 
 def test_t_to_p_and_z__many_voxels_have_exact_tails() -> None:
     for t, dof, tail, z in T_TAILS:
-        if dof >= inference.SMALLEST_DOF:
+        if dof >= SMALLEST_DOF:
             many = np.full(inference.MANY_VOXELS, t)
             found_p, found_z = t_to_p_and_z(many.reshape(4, -1), dof)
             np.testing.assert_allclose(found_p, tail, rtol=MANY_P)
