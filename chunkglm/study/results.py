@@ -23,6 +23,7 @@ class Work:
     out: str
     storage: Mapping[str, Any] = field(default_factory=dict)
     designs: tuple[Design, ...] = ()  # made before
+    made: Mapping[str, str] = field(default_factory=dict)  # with what, for the record
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ def test_no_workers__is_an_error_and_the_next_run_goes_on(
         done = len(list((out / "records").glob("*.json")))
         assert 1 <= done < 4
         two = worker(address)
+        client.wait_for_workers(1, timeout=60)
         report = run(study, out, client=client)
         assert (len(report.kept), len(report.done)) == (done, 4 - done)
     two.kill()

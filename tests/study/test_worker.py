@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from test_run import run
+from test_run import maps_of, run
 
 import chunkglm as cg
 import chunkglm.io.manifest as manifest
+import chunkglm.lazy.collecting as collecting
 from chunkglm.build import code_digest
-from chunkglm.study import records
+from chunkglm.study import driver, engines, records
 from chunkglm.study.designs import SharedDesigns, design_of
 from chunkglm.study.hashes import stamp_file
+from chunkglm.study.jobs import run_job
 from chunkglm.study.model import read_model
+from chunkglm.study.results import Work
 from chunkglm.study.table import read_runs
 
 FAULTS = """
@@ -107,3 +111,67 @@ def test_run_study__does_all_again_after_a_change_of_code(
     report = run(study, out)
     assert set(report.done.values()) == {"chunkglm changed within its version"}
     assert len(report.done) == 4
+
+
+def test_run_job__does_all_in_one_thread_with_the_same_bits(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, row = read_model(study / "model.toml"), read_runs(study / "runs.csv")[0]
+    begun: list[str] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        begun.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    monkeypatch.setattr(collecting, "SAMPLES_FOR_TWO", 1)  # this run is small
+    alone = run_job(row, Work(model, str(tmp_path)))
+    assert alone.failure == ""
+    assert begun == []
+    X = cg.design_from_events(study / "events.tsv", n_scans=60, t_r=2.0)
+    fitted = cg.fit(cg.open_run(row.bold, t_r=2.0), X, mask=row.mask, **model.fit_options())
+    beside = cg.contrast(fitted, dict(model.contrasts)).compute(scheduler="synchronous")
+    assert any(name.startswith("chunkglm-prefetch") for name in begun)
+    assert any(name.startswith("chunkglm-pass") for name in begun)
+    assert alone.maps is not None
+    (maps,) = alone.maps.passes
+    for name in maps.data_vars:
+        xr.testing.assert_equal(maps[name], beside[name])
+
+
+class Counting(engines.LocalEngine):
+    """Threads of this process, to which jobs are handed out as to a cluster."""
+
+    job_seconds = 600.0
+
+    def __init__(self, *limits: Any) -> None:
+        super().__init__(*limits)
+        self.jobs: list[tuple[str, str]] = []
+        made.append(self)
+
+    def submit(self, kind: str, label: str, job: Any, *args: Any, priority: int = 0) -> Any:
+        self.jobs.append((kind, label))
+        return super().submit(kind, label, job, *args, priority=priority)
+
+
+made: list[Counting] = []
+
+
+def test_driver__makes_one_job_of_several_short_subjects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from make_study import make_study
+
+    files = make_study(tmp_path / "study", 12, 2, (6, 6, 4, 40))
+    options: Any = {"threads": 1, "progress": False}
+    cg.run_study(*files, tmp_path / "singly", **options)
+    monkeypatch.setattr(engines, "LocalEngine", Counting)
+    monkeypatch.setattr(driver, "CUT_SECONDS", 60.0)
+    report = cg.run_study(*files, tmp_path / "together", **options)
+    assert (len(report.done), report.n_runs) == (12, 24)
+    # Singly until it is known how long they take; then half of those that wait, since two jobs are
+    # begun for a thread; in the end singly again, and none is cut into runs.
+    wanted = ["01", "02", "03-to-07", "08-to-09", "10", "11", "12"]
+    assert made[-1].jobs == [("subjects", label) for label in wanted]
+    assert maps_of(tmp_path / "together") == maps_of(tmp_path / "singly")
