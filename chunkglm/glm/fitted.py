@@ -402,9 +402,9 @@ def fit_of_stored(stored: Stored, label: str) -> Fit:
     }
     factor = DesignFactor(**found, segments=segments)
     fields_ = moments_fields(factor.shifted_basis(int(attrs["n_lags"])))
-    moments = moments_dataset(unpacked(stored.moments, slabs, fields_), slabs, attrs["moments"])
-    if TIME in model:
-        moments = moments.assign_coords({TIME: (TIME, model[TIME], attrs["time"])})
+    times = {TIME: (TIME, model[TIME], attrs["time"])} if TIME in model else {}
+    arrays = unpacked(stored.moments, slabs, fields_)
+    moments = moments_dataset(arrays, slabs, attrs["moments"], times)
     return Fit(
         moments,
         Design(model["design"], tuple(attrs["regressors"]), attrs["design_source"]),
@@ -417,14 +417,17 @@ def fit_of_stored(stored: Stored, label: str) -> Fit:
 
 
 def moments_dataset(
-    arrays: Mapping[str, da.Array], slabs: Slabs, attrs: Mapping[str, Any]
+    arrays: Mapping[str, da.Array],
+    slabs: Slabs,
+    attrs: Mapping[str, Any],
+    coords: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Name the dims of moments, and say where their voxels lie."""
     volume = np.ascontiguousarray(slabs.mask.T)
     z, y, x = np.unravel_index(np.flatnonzero(volume), volume.shape)
-    coords = {n: (VOXEL, v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
+    places = {n: (VOXEL, v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
     variables = {n: (MOMENTS[n].dims, a, MOMENTS[n].attrs()) for n, a in arrays.items()}
-    return xr.Dataset(variables, coords=coords, attrs=attrs)
+    return xr.Dataset(variables, coords={**places, **(coords or {})}, attrs=attrs)
 
 
 def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> Fit:

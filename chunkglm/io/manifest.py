@@ -200,8 +200,9 @@ def _local_keys(root: Path) -> list[str]:
     def refuse(error: OSError) -> None:
         raise error
 
+    top = str(root)
     return [
-        (Path(folder) / name).relative_to(root).as_posix()
-        for folder, _, names in os.walk(root, onerror=refuse)
+        f"{folder.removeprefix(top)}/{name}".replace(os.sep, "/").lstrip("/")
+        for folder, _, names in os.walk(top, onerror=refuse)
         for name in names
     ]
