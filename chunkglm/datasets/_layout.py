@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ ACTIVATION = "activation.nii.gz"
 
 SIMULATION_RECORD = "simulation.json"
 DOWNLOAD_RECORD = "download.json"
+
+_SETTLED = 2_000_000_000  # ns: file systems count in up to 2 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,27 @@ def fiac_data(home: Path, *, simulated: bool) -> FiacData:
 
 
 def sha256(path: Path) -> str:
-    """Hash a file, in bounded memory."""
-    with path.open("rb") as file:
+    """Hash a file, in bounded memory; in one process once, as long as it is not written again."""
+    found = path.stat()
+    state = (
+        str(path.absolute()),
+        found.st_ino,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+    )
+    # Written this instant, it may be written again without another time of writing.
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _SETTLED:
+        return _hash(state)
+    return _hash_once(state)
+
+
+def _hash(state: tuple[str, int, int, int, int]) -> str:
+    with Path(state[0]).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_hash_once = lru_cache(maxsize=64)(_hash)
 
 
 def file_hashes(home: Path, names: Iterable[str]) -> dict[str, str]:

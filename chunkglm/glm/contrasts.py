@@ -110,6 +110,29 @@ def contrast(
     return maps.assign_attrs(_attrs(fit, taken, named is not None))
 
 
+def basis_weights(
+    fit: Fit, definition: Any, *, stat_type: Literal["t", "F"] | None = None
+) -> FloatArray:
+    """Weights of one contrast in the basis of a fit's design, for the kernels.
+
+    Parameters
+    ----------
+    fit : Fit
+    definition, stat_type
+        As `contrast` takes them.
+
+    Returns
+    -------
+    (q, r) array
+
+    Raises
+    ------
+    ContrastError
+        As `contrast` does.
+    """
+    return _taken(fit, definition, stat_type).weights
+
+
 @dataclass(frozen=True, slots=True)
 class _Taken:
     """A contrast that the design determines."""

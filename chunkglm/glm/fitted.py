@@ -1,7 +1,7 @@
 """A fitted run: its moments, the model under which they are read, and the maps they give."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from math import gcd
@@ -26,7 +26,7 @@ from chunkglm.kernels.segments import Segments, whole_run
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.kernels.solve import OUTSIDE_MASK, Model
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.graph import Field, array_of_held
+from chunkglm.lazy.graph import Field, array_of_held, joined
 from chunkglm.lazy.maps import maps_of_moments
 from chunkglm.lazy.moments import Slabs, make_slabs, moments_fields
 from chunkglm.lazy.neighbours import with_neighbours
@@ -115,7 +115,7 @@ class Fit:
             From which every contrast is taken without reading the run again. Some dozens of numbers
             a voxel, however long the run.
         """
-        return replace(self, dataset=self.dataset.compute(**here_unless_told()))
+        return loaded([self])[0]
 
     def save(
         self,
@@ -335,6 +335,27 @@ class Fit:
         return volumes
 
 
+def loaded(fits: Sequence[Fit]) -> list[Fit]:
+    """Compute the moments of fits together and hold them in memory.
+
+    Parameters
+    ----------
+    fits : sequence of Fit
+
+    Returns
+    -------
+    list of Fit
+    """
+    names = Moments._fields
+    found = joined([f.moments[n] for f in fits for n in names]).compute(**here_unless_told())
+    out = []
+    for i, f in enumerate(fits):
+        values = found[i * len(names) : (i + 1) * len(names)]
+        held = {n: f.dataset[n].copy(data=v) for n, v in zip(names, values, strict=True)}
+        out.append(replace(f, dataset=f.dataset.assign(held)))
+    return out
+
+
 def label_maps(
     arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid | None
 ) -> xr.Dataset:
@@ -402,9 +423,9 @@ def fit_of_stored(stored: Stored, label: str) -> Fit:
     }
     factor = DesignFactor(**found, segments=segments)
     fields_ = moments_fields(factor.shifted_basis(int(attrs["n_lags"])))
-    times = {TIME: (TIME, model[TIME], attrs["time"])} if TIME in model else {}
-    arrays = unpacked(stored.moments, slabs, fields_)
-    moments = moments_dataset(arrays, slabs, attrs["moments"], times)
+    moments = moments_dataset(unpacked(stored.moments, slabs, fields_), slabs, attrs["moments"])
+    if TIME in model:
+        moments = moments.assign_coords({TIME: (TIME, model[TIME], attrs["time"])})
     return Fit(
         moments,
         Design(model["design"], tuple(attrs["regressors"]), attrs["design_source"]),
@@ -417,17 +438,14 @@ def fit_of_stored(stored: Stored, label: str) -> Fit:
 
 
 def moments_dataset(
-    arrays: Mapping[str, da.Array],
-    slabs: Slabs,
-    attrs: Mapping[str, Any],
-    coords: Mapping[str, Any] | None = None,
+    arrays: Mapping[str, da.Array], slabs: Slabs, attrs: Mapping[str, Any]
 ) -> xr.Dataset:
     """Name the dims of moments, and say where their voxels lie."""
     volume = np.ascontiguousarray(slabs.mask.T)
     z, y, x = np.unravel_index(np.flatnonzero(volume), volume.shape)
-    places = {n: (VOXEL, v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
+    coords = {n: (VOXEL, v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
     variables = {n: (MOMENTS[n].dims, a, MOMENTS[n].attrs()) for n, a in arrays.items()}
-    return xr.Dataset(variables, coords={**places, **(coords or {})}, attrs=attrs)
+    return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
 def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> Fit:

@@ -188,8 +188,9 @@ def fit(
     for key, factor in factors.items():
         found = arrays if len(factors) == 1 else moments_within(arrays, basis, factor)
         about = {"run": label, "smoothing_fwhm": fwhm}
-        times = {TIME: run.coords[TIME].variable} if TIME in run.coords else {}
-        dataset = moments_dataset(found, slabs, about, times)
+        dataset = moments_dataset(found, slabs, about)
+        if TIME in run.coords:
+            dataset = dataset.assign_coords({TIME: run.coords[TIME].variable})
         fits[key] = Fit(dataset, designs[key], noise, percent, grid, slabs, factor)
     if isinstance(design, Mapping):
         return fits

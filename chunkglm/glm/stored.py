@@ -1,6 +1,6 @@
 """Fits as stores of the same kind as runs: complete or absent, every key checked when read.
 
-Three arrays hold all there is, since each costs half a millisecond to open: ``moments``, a chunk
+Three arrays hold all there is, since each costs a millisecond or two to open: ``moments``, a chunk
 for each slab of voxels, ``mask``, and ``model``, the numbers of the design and its factor one after
 the other, of which the attribute ``arrays`` tells names and shapes.
 """
@@ -116,7 +116,7 @@ def read_stored(
     StoreError
         When it is not there, not complete, or holds something else.
     """
-    from chunkglm.io.checked import check_kind, damage_told, open_array, open_checked
+    from chunkglm.io.checked import check_kind, damage_told, open_checked
     from chunkglm.io.chunks import SlabReader, read_whole
     from chunkglm.io.place import place_of
 
@@ -124,11 +124,11 @@ def read_stored(
     group = open_checked(place)
     attrs = check_kind(group, place.label, holds, FORMAT)
     with damage_told(place.label):
-        moments, *whole = (open_array(group, name) for name in ("moments", "mask", "model"))
-        mask, numbers = (read_whole(array) for array in whole)
+        arrays: Any = group
+        mask, numbers = read_whole(arrays["mask"]) != 0, read_whole(arrays["model"])
         model, first = {}, 0
         for name, shape in attrs["arrays"].items():
             stop = first + int(np.prod(shape, dtype=int))
             model[name] = numbers[first:stop].reshape(shape)
             first = stop
-        return Stored(SlabReader(moments), mask != 0, model, attrs), place.label
+        return Stored(SlabReader(arrays["moments"]), mask, model, attrs), place.label

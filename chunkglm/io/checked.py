@@ -2,7 +2,6 @@
 
 import builtins
 import contextlib
-import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, StorePath, WrapperStore
+from zarr.storage import LocalStore, WrapperStore
 
 from chunkglm.errors import StoreError
 from chunkglm.io.lock import hidden_glob
@@ -163,19 +162,6 @@ def open_checked(place: Place) -> zarr.Group:
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{place.label}: is not a store that can be read ({one_line(error)}); make it again"
         raise StoreError(msg) from error
-
-
-def open_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """Open an array of a checked store; in this thread, where zarr crosses to others and back.
-
-    Raises
-    ------
-    StoreError
-        When its metadata are not what was written.
-    """
-    store: Any = group.store
-    metadata = json.loads(bytes(store.read(f"{name}/zarr.json") or b""))
-    return zarr.Array.from_dict(StorePath(store, name), metadata)
 
 
 def open_existing(place: Place) -> Store:

@@ -200,9 +200,8 @@ def _local_keys(root: Path) -> list[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    top = str(root)
     return [
-        f"{folder.removeprefix(top)}/{name}".replace(os.sep, "/").lstrip("/")
-        for folder, _, names in os.walk(top, onerror=refuse)
+        (Path(folder) / name).relative_to(root).as_posix()
+        for folder, _, names in os.walk(root, onerror=refuse)
         for name in names
     ]

@@ -1,13 +1,11 @@
 """Runs as they lie in NIfTI files, read forwards in blocks of volumes and checked to the end."""
 
 import io
-import mmap
 import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import cycle
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from chunkglm.io.nifti_header import (
     run_shape,
 )
 from chunkglm.io.prefetch import prefetched
+from chunkglm.kernels.pages import own_pages
 from chunkglm.memory import BLOCKS_AHEAD
 from chunkglm.sizes import CHUNK_BYTES, even_blocks, parts, whole_blocks
 
@@ -165,7 +164,7 @@ class NiftiRun:
         longest = max(len(volumes) for volumes in times)
         # The same pages again: to touch new ones took a fifth of the time of decompression.
         pages = [
-            _own_pages((longest, len(planes), y, x), self.dtype)
+            own_pages((longest, len(planes), y, x), self.dtype)
             for _ in range(min(held, len(times)))
         ]
         plane_bytes = x * y * self.dtype.itemsize
@@ -225,18 +224,6 @@ class NiftiRun:
             f"{self.path}: cannot be read to its end ({error}); the header promises {expected} "
             f"bytes of image and the file is truncated or corrupt; copy or download it again"
         )
-
-
-def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
-    """Memory that goes back to the system as soon as it is let go.
-
-    The C library keeps what a thread frees for that thread, and every run is read by a new one.
-    """
-    pages = mmap.mmap(-1, prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        # As numpy asks for its own: turning a block takes large strides, a page each.
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.ndarray(shape, dtype, buffer=pages)
 
 
 def open_nifti(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> NiftiRun:

@@ -7,6 +7,7 @@ import numpy as np
 
 from chunkglm._types import AnyArray, FloatArray, IntArray
 from chunkglm.kernels.factor import BasisSums, ShiftedBasis
+from chunkglm.kernels.pages import own_pages
 from chunkglm.kernels.segments import Piece
 
 # Numbers handled at once, samples and their products, that both stay in cache: 3.2 MB in float64.
@@ -76,7 +77,7 @@ def no_moments(n_voxels: int, basis: ShiftedBasis) -> Moments:
     n_edges = basis.segments.n_segments * basis.n_lags
     return Moments(
         np.zeros(n_voxels),
-        np.zeros((basis.n_lags + 1, basis.rank, n_voxels)),
+        own_pages((basis.n_lags + 1, basis.rank, n_voxels)),
         np.zeros((basis.n_lags + 1, n_voxels)),
         np.zeros(n_voxels),
         np.zeros((n_edges, n_voxels)),

@@ -166,7 +166,7 @@ def own_autocorrelation(moments: Moments, model: Model) -> FloatArray:
     n_kept = model.factor.n_kept
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         squares, total = _squares(moments), _sum(moments, model.factor)
-        lost = _level(moments.reference, squares, total, n_kept)[2] != ESTIMATED
+        lost = _status(moments.reference, squares, total, n_kept) != ESTIMATED
         _, offset = _units(moments.reference, total, model)
         moments = _about_offset(moments, offset, model)
         found = _autocovariance(moments, model, None)[: model.noise.order + 1]
@@ -180,7 +180,7 @@ def _solve(moments: Moments, model: Model, autocorrelation: FloatArray | None) -
     """Solve in the data's units about the reference; only results are put into the fit's."""
     factor, noise = model.factor, model.noise
     squares, total = _squares(moments), _sum(moments, factor)
-    _, _, status = _level(moments.reference, squares, total, factor.n_kept)
+    status = _status(moments.reference, squares, total, factor.n_kept)
     # Before any shift: about another value they would lose the digits of a large mean.
     total_squares = squares - total**2 / factor.n_kept
     slope, offset = _units(moments.reference, total, model)
@@ -295,15 +295,13 @@ def _sum(moments: Moments, factor: DesignFactor) -> FloatArray:
     return np.asarray(moments.total + factor.constant @ moments.products[0])
 
 
-def _level(
-    reference: FloatArray, squares: FloatArray, total: FloatArray, n_kept: int
-) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Mean, deviation, and why a voxel cannot be estimated: `CONSTANT`, `NOT_FINITE`, or 0."""
-    mean = reference + total / n_kept
+def _status(reference: FloatArray, squares: FloatArray, total: FloatArray, n_kept: int) -> IntArray:
+    """Why a voxel cannot be estimated: `CONSTANT`, `NOT_FINITE`, or 0."""
+    finite = np.isfinite(squares) & np.isfinite(total) & np.isfinite(reference)
     spread = np.sqrt(np.maximum(squares - total**2 / n_kept, 0.0) / n_kept)
-    status = np.where(spread <= CONSTANT_VOXEL * np.abs(mean), CONSTANT, ESTIMATED).astype(np.int8)
-    status[~(np.isfinite(squares) & np.isfinite(total) & np.isfinite(reference))] = NOT_FINITE
-    return mean, spread, status
+    constant = spread <= CONSTANT_VOXEL * np.abs(reference + total / n_kept)
+    status = np.where(constant, CONSTANT, ESTIMATED)
+    return np.where(finite, status, NOT_FINITE).astype(np.int8)
 
 
 def mean_and_spread(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray, IntArray]:
@@ -322,10 +320,12 @@ def mean_and_spread(moments: Moments, model: Model) -> tuple[FloatArray, FloatAr
     status : (V,) int8 array
         `CONSTANT`, `NOT_FINITE`, or 0.
     """
+    n_kept = model.factor.n_kept
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         squares, total = _squares(moments), _sum(moments, model.factor)
-        mean, spread, status = _level(moments.reference, squares, total, model.factor.n_kept)
-        return mean, spread, status
+        spread = np.sqrt(np.maximum(squares - total**2 / n_kept, 0.0) / n_kept)
+        status = _status(moments.reference, squares, total, n_kept)
+        return moments.reference + total / n_kept, spread, status
 
 
 def units_of(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray]:

@@ -12,6 +12,7 @@ from chunkglm._types import AnyArray
 from chunkglm.alone import has_one_thread
 from chunkglm.kernels.factor import ShiftedBasis
 from chunkglm.kernels.moments import Moments, Provisional, add_block, finish
+from chunkglm.kernels.pages import own_pages
 from chunkglm.kernels.voxels import VoxelSelection, is_view
 
 # Threads that smooth and add up beside the one that decompresses. Of a run of 91 x 109 x 91 both
@@ -144,7 +145,7 @@ class Collector:
         self._sums, self._selection, self._n_scans = sums, selection, n_scans
         self._length = length
         # One buffer for all blocks: fresh memory costs more to touch than the gathering itself.
-        self._series = np.empty((length, selection.n_voxels), dtype)
+        self._series = own_pages((length, selection.n_voxels), dtype)
         self._added = self._held = 0
         self._threads = Threads(threads_of_pass(selection))
 

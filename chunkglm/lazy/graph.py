@@ -8,6 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray
@@ -181,6 +182,51 @@ def values_of_tasks(
         )
         out[field] = da.Array(graph, layer_name, (), dtype=np.dtype(dtype))
     return out
+
+
+def joined(arrays: Sequence[da.Array]) -> Delayed:
+    """Arrays that are chunked along their last axis only, as a list of numpy's; lazy.
+
+    dask copies every block into the whole, or a single block, lest it be changed in the graph's
+    memory. Here blocks that lie side by side already, as those of one pass over a run do, are the
+    whole.
+
+    Parameters
+    ----------
+    arrays : sequence of (..., n) dask arrays
+
+    Returns
+    -------
+    Delayed
+        Of a list of arrays.
+    """
+    name = "joined-" + tokenize([a.name for a in arrays])
+    task = (_all_joined, [block_keys(a) for a in arrays])
+    graph = HighLevelGraph.from_collections(name, {name: task}, dependencies=list(arrays))
+    return Delayed(name, graph)
+
+
+def _all_joined(arrays: Sequence[Sequence[AnyArray]]) -> list[AnyArray]:
+    return [_joined(blocks) for blocks in arrays]
+
+
+def _joined(blocks: Sequence[AnyArray]) -> AnyArray:
+    """Blocks in a row, as one array; the one that they are views of, if they are all of it."""
+    whole = blocks[0].base
+    if isinstance(whole, np.ndarray) and _are_all_of(whole, blocks):
+        return whole
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=-1)
+
+
+def _are_all_of(whole: AnyArray, blocks: Sequence[AnyArray]) -> bool:
+    leading = (*whole.shape[:-1], whole.strides)
+    if any((*b.shape[:-1], b.strides) != leading or b.base is not whole for b in blocks):
+        return False
+    starts = accumulate((b.shape[-1] * b.itemsize for b in blocks), initial=whole.ctypes.data)
+    each = zip(blocks, starts, strict=False)
+    return whole.shape[-1] == sum(b.shape[-1] for b in blocks) and all(
+        block.ctypes.data == start for block, start in each
+    )
 
 
 def block_keys(array: da.Array) -> list[Key]:

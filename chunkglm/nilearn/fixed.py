@@ -13,6 +13,8 @@ from chunkglm.errors import MapsError
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.pooling import Estimate, pool
 from chunkglm.kernels.solve import ESTIMATED
+from chunkglm.nilearn.maps import VoxelMaps
+from chunkglm.nilearn.workers import give_back
 
 # nilearn's floor of variances, and the degrees of freedom it assumes of each run.
 _SMALLEST_VARIANCE = 1e-16
@@ -84,7 +86,9 @@ def compute_fixed_effects(
     stat, _, z = statistics(pooled.effect, pooled.covariance, float(sum(each)), stat_type)
     effect = pooled.effect[0] if stat_type == "t" else pooled.effect
     maps = [effect, pooled.covariance[0, 0], stat, z]
-    return tuple(masker.inverse_transform(m) for m in maps[: 4 if return_z_score else 3])
+    images = tuple(masker.image(m) for m in maps[: 4 if return_z_score else 3])
+    give_back()
+    return images
 
 
 def _check_dofs(dofs: Sequence[float] | None, n_runs: int) -> list[float]:
@@ -102,26 +106,33 @@ def _check_dofs(dofs: Sequence[float] | None, n_runs: int) -> list[float]:
     return [float(d) for d in dofs]
 
 
-def _masker(mask: Any, images: Sequence[Any]) -> Any:
-    """Return the masker that nilearn would use."""
+class _OfMasker:
+    """Maps as a masker of the user's makes them, or one of surfaces."""
+
+    def __init__(self, masker: Any) -> None:
+        self.values, self.image = masker.transform, masker.inverse_transform
+
+
+def _masker(mask: Any, images: Sequence[Any]) -> VoxelMaps | _OfMasker:
+    """Maps as the masker makes them that nilearn would use."""
     if isinstance(mask, (NiftiMasker, SurfaceMasker)):
         with warnings.catch_warnings():
             # Of a masker that has a mask already.
             warnings.filterwarnings("ignore", message=".*Generation of a mask.*")
-            return mask.fit()
+            return _OfMasker(mask.fit())
     if mask is None and not isinstance(images[0], SurfaceImage):
-        return NiftiMasker(standardize=None).fit(list(images))
+        return VoxelMaps(NiftiMasker(standardize=None).fit(list(images)))
     if isinstance(images[0], SurfaceImage):
-        return SurfaceMasker(mask_img=mask, standardize=None).fit(images[0])
-    return NiftiMasker(mask_img=mask, standardize=None).fit()
+        return _OfMasker(SurfaceMasker(mask_img=mask, standardize=None).fit(images[0]))
+    return VoxelMaps(NiftiMasker(mask_img=mask, standardize=None).fit())
 
 
-def _read(masker: Any, pairs: Any) -> Iterator[tuple[FloatArray, FloatArray]]:
+def _read(masker: VoxelMaps | _OfMasker, pairs: Any) -> Iterator[tuple[FloatArray, FloatArray]]:
     """Effects (q, V) and variances (V,) of each run in turn."""
     rows = 0
     for i, (contrast_img, variance_img) in enumerate(pairs):
-        effect = np.atleast_2d(masker.transform(contrast_img)).astype(np.float64)
-        variance = np.atleast_2d(masker.transform(variance_img)).astype(np.float64)
+        effect = np.atleast_2d(masker.values(contrast_img)).astype(np.float64)
+        variance = np.atleast_2d(masker.values(variance_img)).astype(np.float64)
         rows = rows or effect.shape[0]
         if effect.shape[0] != rows:
             msg = f"run {i}: its effects have {effect.shape[0]} rows, those of run 0 have {rows}"

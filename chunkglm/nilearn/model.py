@@ -4,16 +4,15 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-import dask
 import nilearn.glm.first_level as theirs
-import numpy as np
 from nilearn.image import check_niimg
 from sklearn.utils.validation import check_is_fitted
 
-from chunkglm._types import AnyArray, BoolArray
+from chunkglm._types import BoolArray
 from chunkglm.design import Design
 from chunkglm.errors import ContrastError, ParameterError
 from chunkglm.glm import fit
+from chunkglm.glm.fitted import loaded
 from chunkglm.kernels.noise import AR, parse_noise
 from chunkglm.nilearn.checks import (
     check_masker,
@@ -24,10 +23,11 @@ from chunkglm.nilearn.checks import (
 )
 from chunkglm.nilearn.definitions import weights_of_runs
 from chunkglm.nilearn.effects import effects_of_runs
-from chunkglm.nilearn.runs import as_image, as_run, finite, first_volume, mean_image
+from chunkglm.nilearn.maps import VoxelMaps
+from chunkglm.nilearn.runs import as_image, as_run, finite, mean_image, stand_in
 from chunkglm.nilearn.scaling import by_volume, fit_in_percent, grand_mean, run_in_percent
 from chunkglm.nilearn.series import series_of
-from chunkglm.nilearn.workers import workers
+from chunkglm.nilearn.workers import give_back, workers
 from chunkglm.schema import TIME
 
 _OUTPUTS = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
@@ -120,10 +120,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
             self.__dict__.pop(name, None)  # nilearn keeps those of an earlier fit
         super().fit(images, events, confounds, sample_masks, design_matrices, bins)
         with workers(self.n_jobs):
-            computed = dask.compute([f.dataset for f in self.results_])[0]
-        self.results_ = [
-            replace(f, dataset=d) for f, d in zip(self.results_, computed, strict=True)
-        ]
+            self.results_ = loaded(self.results_)
         if self.signal_scaling == (0, 1):
             self._scale_by_grand_mean()
         self.labels_ = [f.ar for f in self.results_]
@@ -176,31 +173,28 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
             warnings.warn(msg, UserWarning, stacklevel=2)
         label = [w[0] if w.shape[0] == 1 else w for w in vectors]
         wanted = _OUTPUTS if output_type == "all" else (output_type,)
-        with workers(self.n_jobs):
-            maps = effects_of_runs(
-                [self.results_[i] for i in taken], [vectors[i] for i in taken], kind, self._mask()
-            ).maps()
-            images = {n: self._image(maps[n], f"{n} of contrast {label}") for n in wanted}
+        effects = effects_of_runs(
+            [self.results_[i] for i in taken], [vectors[i] for i in taken], kind, self.n_jobs
+        )
+        onto = VoxelMaps(self.masker_)
+        images = {name: onto.image(values) for name, values in effects.maps(wanted).items()}
+        for name, image in images.items():
+            image.header["descrip"] = f"{name} of contrast {label}"[:79]
+        give_back()
         return images if output_type == "all" else images[output_type]
 
     def _mask(self) -> BoolArray:
-        return np.asarray(self.masker_.mask_img_.dataobj) > 0
-
-    def _image(self, values: AnyArray, description: str) -> Any:
-        image = self.masker_.inverse_transform(values)
-        image.header["descrip"] = description[:79]
-        return image
+        return VoxelMaps(self.masker_).mask
 
     # What nilearn's `fit` calls ---------------------------------------------------------------
 
     def _prepare_mask(self, run_imgs: Any) -> None:
-        """Let nilearn find the mask, from one volume of each run in place of the run."""
+        """Let nilearn find the mask, from one volume in place of each run."""
         if self.mask_img is None:
             # nilearn thresholds the mean over time: of the mean it is the same.
             stand_ins = [finite(mean_image(image)) for image in run_imgs]
         else:
-            # The first run's for the report, in place of all volumes of all runs.
-            stand_ins = [first_volume(run_imgs[0])] * len(run_imgs)
+            stand_ins = [stand_in(run_imgs[0])] * len(run_imgs)
         with warnings.catch_warnings():
             # Of a masker that has a mask and is given images.
             warnings.filterwarnings("ignore", message=".*Generation of a mask.*")
@@ -244,7 +238,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
                 scaling="percent" if scaling is not False and scaling == 0 else None,
             )
         )
-        self.labels_.append(None)
+        self.labels_.append(None)  # type: ignore[arg-type]
         self._runs.append(None if self.minimize_memory else run)
 
     def _scale_by_grand_mean(self) -> None:

@@ -109,14 +109,16 @@ def image_affine(run: xr.DataArray) -> AnyArray:
     return np.asarray(run.attrs["affine"], dtype=np.float64)
 
 
-def first_volume(image: Any) -> Any:
-    """Return the first volume of a run as an image; nothing else is decompressed."""
+def stand_in(image: Any) -> Any:
+    """Return a volume of ones on the grid of a run, of which only the header is read.
+
+    Of runs nilearn looks at the grid alone where there is a mask.
+    """
     label = str(image) if isinstance(image, (str, Path)) else image.get_filename() or "image"
     try:
         opened = check_niimg(image)
-        first = opened.dataobj[..., 0] if opened.ndim == 4 else opened.dataobj
-        return nib.Nifti1Image(np.asarray(first, dtype=np.float64), opened.affine)
     except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         cause = " ".join(str(error).split())
         msg = f"{label}: the run cannot be read ({cause}); it is not NIfTI, truncated or corrupt"
         raise ImageError(msg) from error
+    return nib.Nifti1Image(np.ones(opened.shape[:3], np.uint8), opened.affine)

@@ -8,8 +8,9 @@ from scipy.ndimage import gaussian_filter1d
 
 from chunkglm._types import BoolArray, FloatArray
 from chunkglm.glm import Fit
-from chunkglm.kernels.moments import Moments, in_units
+from chunkglm.kernels.moments import in_units
 from chunkglm.kernels.smoothing import sigma_in_voxels
+from chunkglm.nilearn.effects import moments_of
 from chunkglm.schema import SPACE, TIME
 
 _SMALLEST_MEAN = 1.0  # nilearn's
@@ -28,7 +29,7 @@ def grand_mean(fit: Fit) -> float:
     float
         At least 1, as in nilearn. Voxels that are not finite are left out.
     """
-    moments = _moments(fit)
+    moments = moments_of(fit)
     # The sum of d = r + Qc over time, and d is about the reference.
     constant = fit.factor.shifted_basis(moments.n_lags).sums.constant
     total = moments.total + constant @ moments.products[0]
@@ -39,7 +40,7 @@ def grand_mean(fit: Fit) -> float:
 
 def fit_in_percent(fit: Fit, mean: float) -> Fit:
     """Return the fit of the run in percent of a number, from the moments of the run as it is."""
-    percent = in_units(_moments(fit), 100.0 / mean, -100.0)
+    percent = in_units(moments_of(fit), 100.0 / mean, -100.0)
     values = {n: (fit.dataset[n].dims, v) for n, v in percent._asdict().items()}
     return replace(fit, dataset=fit.dataset.assign(values))
 
@@ -70,10 +71,6 @@ def by_volume(run: xr.DataArray, mask: BoolArray, fwhm: float | None) -> xr.Data
     finite = run.where(np.isfinite(run), 0) if run.dtype.kind == "f" else run
     means = np.maximum(xr.dot(finite, weights, dim=SPACE).compute(), _SMALLEST_MEAN)
     return run_in_percent(run, means.drop_vars(TIME, errors="ignore"))
-
-
-def _moments(fit: Fit) -> Moments:
-    return Moments(*(fit.dataset[name].to_numpy() for name in Moments._fields))
 
 
 def _weights(mask: BoolArray, sigma: tuple[float, ...]) -> FloatArray:

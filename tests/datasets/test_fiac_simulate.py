@@ -1,12 +1,14 @@
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from chunkglm.datasets import FiacData, simulate_fiac
+from chunkglm.datasets import FiacData, _layout, simulate_fiac
 from chunkglm.datasets import _simulate as module
 from chunkglm.datasets._anatomy import draw_anatomy
 from chunkglm.datasets._layout import FIAC_FOLDER, SIMULATION_RECORD
@@ -229,3 +231,27 @@ def test_response__is_glovers() -> None:
     # Theirs is sampled, every 0.0125 s here; ours is exact. Seen: 1 % of the peak.
     np.testing.assert_allclose(ours, theirs, atol=0.02 * theirs.max())
     assert np.corrcoef(ours, theirs)[0, 1] > 0.9995
+
+
+def test_sha256__of_a_file_is_taken_once_until_it_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    original = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        taken.append(name)
+        return original(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    fresh = {_layout.sha256(path), _layout.sha256(path)}
+    assert len(fresh) == 1
+    # A file this new might be written again within one tick of the clock.
+    assert len(taken) == 2
+    monkeypatch.setattr(_layout, "_SETTLED", -1)
+    assert {_layout.sha256(path), _layout.sha256(path)} == fresh
+    assert len(taken) == 3
+    path.write_bytes(b"another")
+    assert _layout.sha256(path) == hashlib.sha256(b"another").hexdigest()

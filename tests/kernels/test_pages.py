@@ -1,0 +1,37 @@
+"""Pages of their own: zeros, large or small, that are gone when they are let go."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chunkglm.kernels import pages
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 5), (2, 300, 400), (pages.SMALLEST // 8,)])
+@pytest.mark.parametrize("dtype", ["f8", ">i2", "f4"])
+def test_own_pages__are_zeros_that_can_be_written(shape: tuple[int, ...], dtype: Any) -> None:
+    found = pages.own_pages(shape, dtype)
+    assert (found.shape, found.dtype) == (shape, np.dtype(dtype))
+    assert found.flags.c_contiguous
+    assert not found.any()
+    found[...] = 3
+    assert (found == 3).all()
+
+
+def test_own_pages__are_unmapped_with_the_last_view() -> None:
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("needs /proc")
+
+    def mapped() -> int:
+        return int(statm.read_text().split()[0]) * 4096
+
+    before, size = mapped(), 64 << 20
+    whole = pages.own_pages((size // 8,))
+    part = whole[:10]
+    del whole
+    assert mapped() - before >= size
+    del part
+    assert mapped() - before < size // 2
