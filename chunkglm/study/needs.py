@@ -25,9 +25,9 @@ from chunkglm.study.table import RunRow
 
 _log = logging.getLogger("chunkglm.study")
 
-# nilearn, which makes designs from events, distributed, and what they import: workers that did
-# runs of 12 x 12 x 8 x 80 held 296 MB.
-_IMPORTED_BYTES = 150_000_000
+# nilearn, which makes a run's own design from events, and what it imports: workers that did runs of
+# 12 x 12 x 8 x 80 held 236 MB with it, and 148 MB where the driver had made the design.
+_IMPORTED_BYTES = 90_000_000
 
 # Of all subjects' maps in one store.
 _GROUP_MAPS = 3

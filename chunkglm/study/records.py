@@ -79,7 +79,9 @@ def write_record(
     # whose news nobody waits for.
     for left in (out / f"sub-{result.subject}").glob("**/.chunkglm-*"):
         shutil.rmtree(left, ignore_errors=True)
-    with atomic_writer(path) as file:
+    # What it says is on the disk already, and nobody need wait until it is there itself: where the
+    # power fails before, there is no record that can be read, and the subject is done again.
+    with atomic_writer(path, flush=False) as file:
         file.write(_lines_of(record).encode())
 
 

@@ -25,6 +25,8 @@ from chunkglm.study.table import RunRow, by_subject, read_runs
 
 _log = logging.getLogger("chunkglm.study")
 
+_ASKED = "all of it was asked for again"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class StudyReport:
@@ -129,9 +131,7 @@ def run_study(
     tag = "" if partition is None else "-{}-of-{}".format(*partition)
     with only_writer(folder / f"study{tag}"), logging_to(folder, tag):
         reasons = {
-            subject: why_again(folder, subject, runs, made, storage)
-            if resume
-            else "all of it was asked for again"
+            subject: why_again(folder, subject, runs, made, storage) if resume else _ASKED
             for subject, runs in mine.items()
         }
         wanted = {subject: mine[subject] for subject, why in reasons.items() if why}
