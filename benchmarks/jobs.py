@@ -1,6 +1,9 @@
 """The work that is measured, on both sides; imported by fresh processes, so nothing heavy here."""
 
+import contextlib
 import json
+import runpy
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -85,6 +88,25 @@ def two_runs(side: str, folder: str, out: str) -> dict[str, Any]:
     return {}
 
 
+def run_script(given: list[str]) -> None:
+    """Run nilearn's lines as a file, in this process; what they print is not shown."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "fixed_effects_nilearn_style.py"
+    before = sys.argv
+    sys.argv = [str(script), *given]
+    try:
+        with contextlib.redirect_stdout(None):
+            runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def script(given: list[str]) -> dict[str, Any]:
+    """Nilearn's lines as a file, pictures included."""
+    warnings.simplefilter("ignore")
+    run_script(given)
+    return {}
+
+
 def one_run(
     side: str, run: str, design: str, mask: str, out: str, fwhm: float | None = None
 ) -> dict[str, Any]:
@@ -107,7 +129,9 @@ def one_run(
     return {"seconds": time.perf_counter() - start}
 
 
-JOBS: dict[str, Callable[..., dict[str, Any]]] = {"two_runs": two_runs, "one_run": one_run}
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "two_runs": two_runs, "one_run": one_run, "script": script,
+}  # fmt: skip
 
 
 def work_alone(job: str, **arguments: Any) -> None:

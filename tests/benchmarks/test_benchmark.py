@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import chunkglm as cg
+from chunkglm.datasets import FiacData
 
 ROOT = Path(cg.__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(
@@ -71,6 +72,38 @@ def test_two_run_rows__on_few_voxels(fiac: Path, tmp_path: Path) -> None:
     found = names_of(two_runs.contrast_rows(fiac, tmp_path, 1))
     assert found == ["new-contrast", "twenty-contrasts"]
     assert names_of(two_runs.leave_one_out_row(fiac, tmp_path, 1, 3)) == ["leave-one-out"]
+
+
+def test_drop_in_rows__are_of_the_script_as_it_is(
+    fiac: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import jobs, two_runs
+    from benchmarks.rows import Alone, NotTheSameError
+
+    # Of the few voxels here nothing is simulated; the other processes are not started.
+    runs, designs, mask = jobs.fiac_files(fiac)
+    data = FiacData((runs[0], runs[1]), (designs[0], designs[1]), mask, None)
+    monkeypatch.setattr(cg, "simulate_fiac", lambda folder: data, raising=False)
+    asked: list[Any] = []
+
+    def alone(**job: Any) -> Any:
+        asked.append(job)
+        return Alone(1.0, 250.0 if "--nilearn" in job["given"] else 100.0, {})
+
+    monkeypatch.setattr(two_runs, "alone_or_raise", alone)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    rows = list(two_runs.drop_in_rows(fiac, scratch, 1))
+    assert [row.name for row in rows] == ["drop-in", "drop-in-memory"]
+    assert rows[1].ratio == 0.4
+    assert [job["job"] for job in asked] == ["script"] * 6
+    assert not any("--no-plots" in job["given"] for job in asked)
+    # What the script wrote is looked at.
+    written = scratch / "script-drop-in" / "fixed_t.nii"
+    image = nib.load(written)
+    nib.save(nib.Nifti1Image(1.01 * image.get_fdata(), image.affine), written)
+    with pytest.raises(NotTheSameError, match="fixed_t"):
+        two_runs._check_written(scratch)
 
 
 def test_whole_rows__are_of_fresh_processes(fiac: Path, tmp_path: Path) -> None:
