@@ -1,6 +1,5 @@
 """One pass over the data: sums over time that add up over blocks, of what a fit leaves."""
 
-import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from chunkglm._types import AnyArray, FloatArray, IntArray
 from chunkglm.kernels.factor import BasisSums, ShiftedBasis
-from chunkglm.kernels.pages import own_pages
+from chunkglm.kernels.pages import Scratch, own_pages
 from chunkglm.kernels.segments import Piece
 
 # Numbers handled at once, samples and their products, that both stay in cache: 3.2 MB in float64.
@@ -92,6 +91,7 @@ def add_block(
     basis: ShiftedBasis,
     first_volume: int,
     provisional: Provisional | None = None,
+    scratch: Scratch | None = None,
 ) -> Provisional | None:
     """Add the next block of time to moments, in place.
 
@@ -109,6 +109,8 @@ def add_block(
         The block's first volume, counted from the run's first.
     provisional : Provisional, optional
         What adding the block before returned.
+    scratch : Scratch, optional
+        Memory of the calling thread's, for all its blocks.
 
     Returns
     -------
@@ -123,7 +125,7 @@ def add_block(
     kept = None if rows.size == len(series) else rows
     # Samples that are not finite, or whose squares are not, make their own voxel NaN, in silence.
     with np.errstate(invalid="ignore", over="ignore"):
-        _add_kept(moments, series, kept, basis, position, provisional)
+        _add_kept(moments, series, kept, basis, position, provisional, scratch or Scratch())
         if position:
             return provisional
         return _begin_about_fit(moments, series, kept, basis, rows.size)
@@ -154,7 +156,7 @@ def _begin_about_fit(
     some = Moments(*(np.zeros_like(part[..., voxels]) for part in moments))
     some.reference[:] = moments.reference[voxels]
     of_some = found._replace(voxels=np.arange(voxels.size))
-    _add_kept(some, series[:, voxels], kept, basis, 0, of_some)
+    _add_kept(some, series[:, voxels], kept, basis, 0, of_some, Scratch())
     for field, again in zip(moments, some, strict=True):
         field[..., voxels] = again
     return found
@@ -167,6 +169,7 @@ def _add_kept(
     basis: ShiftedBasis,
     position: int,
     provisional: Provisional | None,
+    scratch: Scratch,
 ) -> None:
     """Add the kept volumes of a block, all where `kept` is None."""
     n_voxels = series.shape[1]
@@ -179,14 +182,12 @@ def _add_kept(
     edges = (basis.segments.n_segments, basis.n_lags, n_voxels)
     head, tail = moments.head.reshape(edges), moments.tail.reshape(edges)
     step = max(1, min(n_voxels, SAMPLES_IN_CACHE // (n_kept + len(rows))))
-    scratch = _scratch((n_kept + len(rows)) * step)
+    numbers = scratch.take((n_kept + len(rows)) * step)  # 3.2 MB at most where voxels are many
     for first in range(0, n_voxels, step):
         part = slice(first, min(first + step, n_voxels))
         width = part.stop - first
-        d, sums = (
-            numbers.reshape(-1, width)
-            for numbers in np.split(scratch[: (n_kept + len(rows)) * width], [n_kept * width])
-        )
+        both = numbers[: (n_kept + len(rows)) * width].reshape(-1, width)
+        d, sums = both[:n_kept], both[n_kept:]
         values = series[:, part] if kept is None else series[kept, part]
         _about_reference(values, moments.reference[part], d)
         if provisional is not None:
@@ -204,24 +205,6 @@ def _add_kept(
                     moments.autocovariance[:, part], d[piece.rows], piece,
                     head[piece.segment][:, part], tail[piece.segment][:, part],
                 )  # fmt: skip
-
-
-class _Memory(threading.local):
-    numbers = np.empty(0)
-
-
-_of_thread = _Memory()
-
-
-def _scratch(n: int) -> FloatArray:
-    """Numbers that this thread overwrites with each block, at most 3.2 MB of many voxels.
-
-    Fresh pages cost a fifth of the whole to touch. Of two runs of 64 x 64 x 30 x 191 they were
-    100 MB.
-    """
-    if _of_thread.numbers.size < n:
-        _of_thread.numbers = np.empty(n)
-    return _of_thread.numbers[:n]
 
 
 def _add_lagged(

@@ -12,7 +12,7 @@ from chunkglm._types import AnyArray
 from chunkglm.alone import has_one_thread
 from chunkglm.kernels.factor import ShiftedBasis
 from chunkglm.kernels.moments import Moments, Provisional, add_block, finish
-from chunkglm.kernels.pages import own_pages
+from chunkglm.kernels.pages import Scratch, own_pages
 from chunkglm.kernels.voxels import VoxelSelection, is_view
 
 # Threads that smooth and add up beside the one that decompresses. Of a run of 91 x 109 x 91 both
@@ -46,12 +46,14 @@ class Sums:
             self.ranges = [slice(a, min(a + length, n_voxels)) for a in starts]
         self._moments = [moments.of_voxels(part) for part in self.ranges]
         self._about: list[Provisional | None] = [None] * len(self.ranges)
+        self._scratch = [Scratch() for _ in range(threads_of_pass(selection))]
 
-    def add(self, i: int, series: AnyArray, first_volume: int) -> None:
+    def add(self, i: int, series: AnyArray, first_volume: int, thread: int) -> None:
         """Add series (t, V') of the next block of time to those of a range."""
         self._about[i] = add_block(
-            self._moments[i], series, self.basis, first_volume, self._about[i]
-        )
+            self._moments[i], series, self.basis, first_volume, self._about[i],
+            self._scratch[thread],
+        )  # fmt: skip
 
     def finish(self, i: int) -> None:
         """Put the moments of a range about the fit; all blocks were added."""
@@ -107,7 +109,7 @@ class Smoothed:
         largest = max(part.index.size for part in selection.smoothed)
         # The same memory for all blocks: fresh pages cost more to touch than they take to smooth.
         self._memory = [
-            (np.empty(selection.workspace_numbers), np.empty(n_volumes * largest))
+            (own_pages((selection.workspace_numbers,)), own_pages((n_volumes * largest,)))
             for _ in range(self._threads.n)
         ]
 
@@ -122,7 +124,7 @@ class Smoothed:
             shape = (len(volumes), parts[i].index.size)
             found = series[: shape[0] * shape[1]].reshape(shape)
             parts[i].series(volumes, found, memory)
-            self._sums.add(i, found, self._added)
+            self._sums.add(i, found, self._added, thread)
 
         self._threads.each(add, len(parts))
         self._added += len(volumes)
@@ -182,7 +184,11 @@ class Collector:
 
     def _sum(self, series: AnyArray) -> None:
         ranges, first = self._sums.ranges, self._added
-        self._threads.each(lambda i, _: self._sums.add(i, series[:, ranges[i]], first), len(ranges))
+
+        def add(i: int, thread: int) -> None:
+            self._sums.add(i, series[:, ranges[i]], first, thread)
+
+        self._threads.each(add, len(ranges))
         self._added += len(series)
 
     def finish(self) -> None:
