@@ -14,6 +14,7 @@ from chunkglm.errors import ContrastError, ParameterError
 from chunkglm.glm import fit
 from chunkglm.glm.fitted import loaded
 from chunkglm.kernels.noise import AR, parse_noise
+from chunkglm.nilearn.aside import let_go, put_aside
 from chunkglm.nilearn.checks import (
     check_masker,
     check_nilearn,
@@ -78,6 +79,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
     - ``signal_scaling=1`` scales each volume, as nilearn documents it; there it raises.
     - Runs may be tuples, as nilearn documents; there it raises.
     - `verbose` tells of runs; masking and fitting are one and are not told of apart.
+    - `minimize_memory`: what a fit holds most of lies in a temporary file between contrasts.
     - `n_jobs`: 1 and -1 leave the number of threads to dask, other numbers set it.
     - `memory` holds what nilearn's masker caches; fits are not cached.
     - `random_state` has nothing to seed.
@@ -123,7 +125,10 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
             self.results_ = loaded(self.results_)
         if self.signal_scaling == (0, 1):
             self._scale_by_grand_mean()
+        if self.minimize_memory:
+            self.results_ = [put_aside(one) for one in self.results_]
         self.labels_ = [f.ar for f in self.results_]
+        let_go(self.results_)
         return self
 
     def compute_contrast(
@@ -180,6 +185,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
         images = {name: onto.image(values) for name, values in effects.maps(wanted).items()}
         for name, image in images.items():
             image.header["descrip"] = f"{name} of contrast {label}"[:79]
+        let_go(self.results_)
         give_back()
         return images if output_type == "all" else images[output_type]
 
@@ -238,7 +244,7 @@ class FirstLevelModel(theirs.FirstLevelModel):  # type: ignore[misc]
                 scaling="percent" if scaling is not False and scaling == 0 else None,
             )
         )
-        self.labels_.append(None)  # type: ignore[arg-type]
+        self.labels_.append(None)
         self._runs.append(None if self.minimize_memory else run)
 
     def _scale_by_grand_mean(self) -> None:
