@@ -19,6 +19,9 @@ from chunkglm.study.table import RunRow
 FOLDER = "records"
 DONE, FAILED = "done", "failed"
 
+# What is read back from any record, also of a subject that failed.
+_READ_BACK = {"status": str, "runs": list, "files": dict}
+
 # What a record was made with, and what is said when that is another now.
 _TOLD = {
     "chunkglm": "chunkglm changed",
@@ -127,12 +130,19 @@ def _run(one: RunResult) -> dict[str, Any]:
 
 
 def read_record(out: Path, subject: str) -> dict[str, Any] | None:
-    """Read a subject's record; None where there is none, or none that can be read."""
+    """Read a subject's record; None where there is none, or none that can be read.
+
+    Nobody waits until a record is on the disk: where the power fails it may be empty, cut short, or
+    zeros. Then the subject was not done.
+    """
     try:
         found = json.loads(record_path(out, subject).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # a ValueError too where bytes are no text
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    whole = all(isinstance(found.get(name), kind) for name, kind in _READ_BACK.items())
+    return found if whole else None
 
 
 def why_again(
