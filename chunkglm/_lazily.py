@@ -45,7 +45,8 @@ def collector_paused() -> Iterator[None]:
     """Leave cycles of references alone meanwhile, where they were looked for.
 
     numpy, pandas, xarray and dask make some 100,000 objects as they load, none of them garbage;
-    looking through them again and again is a seventh of the time of loading them.
+    looking through them again and again is a seventh of the time of loading them. They count as old
+    at the end: looking through them as new ones took 0.06 s of the first computation.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -53,4 +54,7 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():  # what a user froze stays so
+                gc.freeze()
+                gc.unfreeze()  # to the oldest generation, in which all is looked through still
             gc.enable()

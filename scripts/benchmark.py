@@ -43,6 +43,8 @@ def main() -> None:
     # For both sides and all processes, before anything loads BLAS.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(args.threads)
+    # Compiled once and kept, as `pip install` leaves every library; nilearn is, a checkout may not.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     from benchmarks import report
     from benchmarks.rows import HEAD, Row, machine
 

@@ -63,6 +63,8 @@ def test_two_runs_to_saved_maps__load_nothing_that_they_do_not_use(tmp_path: Pat
     assert not {name.split(".")[0] for name in found} & {
         "nilearn", "matplotlib", "sklearn", "zarr", "pooch", "distributed", "tornado",
     }  # fmt: skip
+    # Not by dask or nibabel either; for us it smooths maps alone.
+    assert "scipy.ndimage" not in found
     mine = {name.removeprefix("chunkglm.") for name in found if name.startswith("chunkglm.")}
     assert "glm.maps" in mine
     assert not mine & {
@@ -81,6 +83,26 @@ def test_names_imported_when_used__leave_the_collector_as_it_was(state: str) -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     told = "module 'chunkglm' has no attribute 'no_such_name'"
     assert done.stdout.splitlines() == [told, str(state == "enable")]
+
+
+def objects_young_and_frozen(before: str) -> tuple[int, int]:
+    """In a fresh process after xarray, dask and chunkglm were loaded by a name's first use."""
+    code = (
+        f"import gc; {before}; import chunkglm as cg; cg.fit\n"
+        "young = [x for generation in (0, 1) for x in gc.get_objects(generation)]\n"
+        "print(len(young), gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    young, frozen = map(int, done.stdout.split())
+    return young, frozen
+
+
+def test_names_imported_when_used__are_old_at_once_and_what_a_user_froze_stays_frozen() -> None:
+    # Some 100,000 objects come of the imports; as young ones they would be looked through at once.
+    assert objects_young_and_frozen("pass") == (pytest.approx(0, abs=5_000), 0)
+    young, frozen = objects_young_and_frozen("gc.freeze()")
+    assert young > 50_000
+    assert frozen > 1_000
 
 
 def test_all__names_resolve_and_are_documented() -> None:

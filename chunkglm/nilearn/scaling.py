@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import xarray as xr
-from scipy.ndimage import gaussian_filter1d
 
 from chunkglm._types import BoolArray, FloatArray
 from chunkglm.glm import Fit
 from chunkglm.kernels.moments import in_units
-from chunkglm.kernels.smoothing import sigma_in_voxels
+from chunkglm.kernels.smoothing import axis_weights, sigma_in_voxels
 from chunkglm.nilearn.effects import moments_of
 from chunkglm.schema import SPACE, TIME
 
@@ -76,7 +75,6 @@ def by_volume(run: xr.DataArray, mask: BoolArray, fwhm: float | None) -> xr.Data
 def _weights(mask: BoolArray, sigma: tuple[float, ...]) -> FloatArray:
     weights = mask / np.count_nonzero(mask)
     for axis, width in enumerate(sigma):
-        if width > 0:
-            smooth = gaussian_filter1d(np.eye(mask.shape[axis]), width, axis=0)
-            weights = np.moveaxis(np.tensordot(smooth.T, weights, axes=(1, axis)), 0, axis)
+        smooth = axis_weights(mask.shape[axis], width)
+        weights = np.moveaxis(np.tensordot(smooth.T, weights, axes=(1, axis)), 0, axis)
     return weights
