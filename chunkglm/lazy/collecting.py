@@ -97,15 +97,31 @@ class Threads:
             self._pool.shutdown()
 
 
-class Smoothed:
+class _Adding:
+    """What is common to all ways from blocks of volumes to sums."""
+
+    def __init__(self, sums: Sums, selection: VoxelSelection) -> None:
+        self._sums, self._selection = sums, selection
+        self._added = 0  # volumes
+        self._threads = Threads(threads_of_pass(selection))
+
+    def finish(self) -> None:
+        """Put the sums about the fit."""
+        self._threads.each(lambda i, _: self._sums.finish(i), len(self._sums.ranges))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.close()
+
+
+class Smoothed(_Adding):
     """Smooths blocks of volumes and adds them to the sums, a few planes at a time.
 
     A part's series are added up as soon as they are made: no smoothed volume is ever held.
     """
 
     def __init__(self, sums: Sums, selection: VoxelSelection, n_volumes: int) -> None:
-        self._sums, self._selection, self._added = sums, selection, 0
-        self._threads = Threads(threads_of_pass(selection))
+        super().__init__(sums, selection)
         largest = max(part.index.size for part in selection.smoothed)
         # The same memory for all blocks: fresh pages cost more to touch than they take to smooth.
         self._memory = [
@@ -129,27 +145,18 @@ class Smoothed:
         self._threads.each(add, len(parts))
         self._added += len(volumes)
 
-    def finish(self) -> None:
-        """Put the sums about the fit."""
-        self._threads.each(lambda i, _: self._sums.finish(i), len(self._sums.ranges))
 
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.close()
-
-
-class Collector:
+class Collector(_Adding):
     """Takes series out of blocks of volumes, and adds them to the sums when there are enough."""
 
     def __init__(
         self, sums: Sums, selection: VoxelSelection, n_scans: int, length: int, dtype: Any
     ) -> None:
-        self._sums, self._selection, self._n_scans = sums, selection, n_scans
-        self._length = length
+        super().__init__(sums, selection)
+        self._n_scans, self._length = n_scans, length
         # One buffer for all blocks: fresh memory costs more to touch than the gathering itself.
         self._series = own_pages((length, selection.n_voxels), dtype)
-        self._added = self._held = 0
-        self._threads = Threads(threads_of_pass(selection))
+        self._held = 0  # volumes in it
 
     def add(self, block: AnyArray) -> None:
         """Take the next volumes, (t, z, y, x)."""
@@ -190,11 +197,3 @@ class Collector:
 
         self._threads.each(add, len(ranges))
         self._added += len(series)
-
-    def finish(self) -> None:
-        """Put the sums about the fit."""
-        self._threads.each(lambda i, _: self._sums.finish(i), len(self._sums.ranges))
-
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.close()
