@@ -148,14 +148,14 @@ def counted_work() -> Iterator[Counter[str]]:
     lock = threading.Lock()
     series, add = SmoothedPart.series, collecting.add_block
 
-    def counted_series(self: Any, block: Any, *args: Any) -> Any:
+    def counted_series(self: Any, block: Any, out: Any, memory: Any, kept: Any) -> Any:
         z, y, x = self.smoother.z, self.smoother.y, self.smoother.x
         work = z.matrices.size * (y.into.stop - y.into.start) * (x.into.stop - x.into.start)
         work += y.matrices.size * z.n_out * (x.into.stop - x.into.start)
         work += x.matrices.size * z.n_out * y.n_out
         with lock:
-            counts["smoothing"] += 2 * work * len(block)
-        return series(self, block, *args)
+            counts["smoothing"] += 2 * work * len(kept)
+        return series(self, block, out, memory, kept)
 
     def counted_add(moments: Any, series: Any, basis: Any, *args: Any) -> Any:
         with lock:

@@ -1,6 +1,6 @@
 """Gaussian smoothing: of runs by banded products, only where needed; of maps, within a mask."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -225,12 +225,12 @@ class VolumeSmoother:
             found = made[: self.z.n_out, : self.y.n_out, : self.x.n_out].copy()
         return found
 
-    def smoothed(self, volumes: AnyArray, workspace: Workspace) -> Iterator[FloatArray]:
+    def smoothed(self, volumes: Iterable[AnyArray], workspace: Workspace) -> Iterator[FloatArray]:
         """Smooth volumes, one after the other.
 
         Parameters
         ----------
-        volumes : (t, z, y, x) array
+        volumes : iterable of (z, y, x) arrays
             The planes that are available, whole; any real dtype. Samples that are not finite count
             as 0.
         workspace : Workspace

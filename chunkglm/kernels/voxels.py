@@ -1,6 +1,6 @@
 """Which voxels of a volume are fitted, and their series taken out of a block of volumes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -25,7 +25,13 @@ class SmoothedPart:
     smoother: VolumeSmoother
     index: IntArray  # (V',), into what the smoother makes, flattened
 
-    def series(self, block: AnyArray, out: FloatArray, memory: FloatArray | None = None) -> None:
+    def series(
+        self,
+        block: AnyArray,
+        out: FloatArray,
+        memory: FloatArray | None = None,
+        kept: IntArray | None = None,
+    ) -> None:
         """Series of the voxels of this part.
 
         Parameters
@@ -36,12 +42,16 @@ class SmoothedPart:
             Overwritten.
         memory : (n,) float64 array, optional
             For the smoother's workspace, overwritten.
+        kept : (n,) int array, optional
+            Volumes of the block that are wanted; the other rows of `out` stay as they are.
         """
-        workspace = self.smoother.workspace(memory)
-        for made, row in zip(
-            self.smoother.smoothed(block[:, self.planes], workspace), out, strict=True
-        ):
-            np.take(made.reshape(-1), self.index, out=row, mode="clip")
+        volumes: Iterable[AnyArray] = block[:, self.planes]
+        rows: Iterable[FloatArray] = out
+        if kept is not None and kept.size < len(block):
+            volumes, rows = (block[t, self.planes] for t in kept), (out[t] for t in kept)
+        made = self.smoother.smoothed(volumes, self.smoother.workspace(memory))
+        for volume, row in zip(made, rows, strict=True):
+            np.take(volume.reshape(-1), self.index, out=row, mode="clip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,9 @@ class VoxelSelection:
         shapes = (part.smoother.workspace_shapes() for part in self.smoothed)
         return max((sum(map(prod, some)) for some in shapes), default=0)
 
-    def series(self, block: AnyArray, out: AnyArray | None = None) -> AnyArray:
+    def series(
+        self, block: AnyArray, out: AnyArray | None = None, kept: IntArray | None = None
+    ) -> AnyArray:
         """Series of the selected voxels.
 
         Parameters
@@ -78,11 +90,14 @@ class VoxelSelection:
         out : (t, V) array, optional
             Overwritten; in the block's dtype, float64 when smoothed. Not for transposed views
             that are not smoothed.
+        kept : (n,) int array, optional
+            Volumes of the block that are wanted: no other is smoothed.
 
         Returns
         -------
         (t, V) array
-            In the block's dtype; float64 when smoothed.
+            In the block's dtype; float64 when smoothed, and then anything in volumes that are not
+            wanted.
         """
         n_volumes = block.shape[0]
         if not self.smoothed:
@@ -96,7 +111,7 @@ class VoxelSelection:
         found = np.empty((n_volumes, self.n_voxels)) if out is None else out
         memory = np.empty(self.workspace_numbers)
         for part in self.smoothed:
-            part.series(volumes, found[:, part.voxels], memory)
+            part.series(volumes, found[:, part.voxels], memory, kept)
         return found
 
 

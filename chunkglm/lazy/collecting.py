@@ -117,7 +117,8 @@ class _Adding:
 class Smoothed(_Adding):
     """Smooths blocks of volumes and adds them to the sums, a few planes at a time.
 
-    A part's series are added up as soon as they are made: no smoothed volume is ever held.
+    A part's series are added up as soon as they are made: no smoothed volume is ever held. Volumes
+    that do not count are not smoothed, which is nearly all of their cost.
     """
 
     def __init__(self, sums: Sums, selection: VoxelSelection, n_volumes: int) -> None:
@@ -134,12 +135,13 @@ class Smoothed(_Adding):
         # Reordered before it is shared out, lest each thread do it.
         volumes = np.ascontiguousarray(block)
         parts = self._selection.smoothed
+        _, kept = self._sums.basis.segments.within(self._added, self._added + len(volumes))
 
         def add(i: int, thread: int) -> None:
             memory, series = self._memory[thread]
             shape = (len(volumes), parts[i].index.size)
             found = series[: shape[0] * shape[1]].reshape(shape)
-            parts[i].series(volumes, found, memory)
+            parts[i].series(volumes, found, memory, kept)
             self._sums.add(i, found, self._added, thread)
 
         self._threads.each(add, len(parts))

@@ -216,8 +216,11 @@ def _extend(
     # A copy: what another task made may be needed again if this one is run twice.
     mine = no_moments(part.selection.n_voxels, basis) if before is None else copy_of(before.moments)
     known = None if before is None else before.provisional
+    volumes = block.T
+    _, kept = basis.segments.within(first, first + len(volumes))
     with one_blas_thread():
-        return _Begun(mine, add_block(mine, part.selection.series(block.T), basis, first, known))
+        series = part.selection.series(volumes, kept=kept)
+        return _Begun(mine, add_block(mine, series, basis, first, known))
 
 
 def _finished(begun: _Begun, basis: ShiftedBasis) -> dict[str, FloatArray]:

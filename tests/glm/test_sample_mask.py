@@ -31,6 +31,7 @@ import chunkglm as cg
 import chunkglm.sizes
 from chunkglm.errors import DesignError
 from chunkglm.kernels.noise import parse_noise
+from chunkglm.kernels.smoothing import VolumeSmoother
 
 DESIGN, MASK = make_design(), make_mask()
 T = SHAPE[3]
@@ -273,6 +274,28 @@ def test_smoothing__holes_in_kept_volumes_are_zeros_and_in_dropped_ones_nothing(
     options = {"slope": np.float32(0.37), "intercept": np.float32(-11.3)}
     run = write_run(folder / "other.nii", other, **options)
     assert distances(maps_of(run, "ar3", 5.0), expected["ar3", 5.0]) == 0
+
+
+@pytest.mark.parametrize("form", ["run.nii", "run.nii.gz", "run.zarr", "array"])
+@pytest.mark.parametrize("series", [3000, 10**6])
+def test_smoothing__is_of_kept_volumes_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, series: int
+) -> None:
+    smoothed, whole = [], VolumeSmoother.smoothed
+
+    def counted(self: VolumeSmoother, volumes: Any, workspace: Any) -> Iterator[Any]:
+        for made in whole(self, volumes, workspace):
+            smoothed.append(self.z.n_out)
+            yield made
+
+    monkeypatch.setattr(VolumeSmoother, "smoothed", counted)
+    with small_plans(10**9, series):
+        run = cg.open_run(folder / ("run.nii" if form == "array" else form))
+        fit = cg.fit(run * 1.0 if form == "array" else run, DESIGN, mask=MASK, sample_mask=KEEP,
+                     smoothing_fwhm=5.0)  # fmt: skip
+        fit.load()
+    planes = np.flatnonzero(MASK.any(axis=(0, 1)))
+    assert sum(smoothed) == KEEP.sum() * (planes[-1] + 1 - planes[0])
 
 
 # --- stores, series, and what is shown ------------------------------------------------------------
