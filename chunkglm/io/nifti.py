@@ -170,10 +170,10 @@ class NiftiRun:
         plane_bytes = x * y * self.dtype.itemsize
         at = 0
         try:
-            opened = open_file(self.path, self.options, forwards=forwards or self.compressed)
+            opened = self._open(forwards=forwards or self.compressed)
             if digest is not None:
                 opened = HashedFile(opened, digest)
-            with GzipReader(opened) if self.compressed else opened as file:
+            with GzipReader(opened, again=self._open) if self.compressed else opened as file:
                 for volumes, memory in zip(times, cycle(pages), strict=False):
                     block = memory[: len(volumes)]
                     for volume, t in zip(block, volumes, strict=True):
@@ -190,6 +190,9 @@ class NiftiRun:
                     yield volumes.start, block
         except GZIP_ERRORS as error:
             raise self._broken(error) from error
+
+    def _open(self, *, forwards: bool = True) -> Any:
+        return open_file(self.path, self.options, forwards=forwards)
 
     def _check_end(self, file: Any, n_bytes: int) -> None:
         """Read or measure what follows the image: a checksum, or what should not be there."""

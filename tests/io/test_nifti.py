@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunkglm.errors import ImageError
+from chunkglm.io import inflate
+from chunkglm.io.files import open_file
 from chunkglm.io.nifti import NiftiRun, open_nifti
 from chunkglm.memory import BLOCKS_AHEAD
 
@@ -429,6 +431,29 @@ def test_compressed_blocks__warn_of_garbage_after_the_stream(
         found = read_all(open_nifti(path), n_volumes)
     assert np.array_equal(found, make_data())
     assert str(path) in str(seen[0].message)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize(("after", "opened"), [(b"", 1), (b"garbage", 2)])
+def test_compressed_blocks__are_read_anew_only_where_igzip_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bytes, opened: int, quick: bool
+) -> None:
+    path = write_run(tmp_path / "run.nii.gz", after=after)
+    run, files, digest = open_nifti(path), [], hashlib.sha256()
+    if not quick:
+        monkeypatch.setattr("chunkglm.io.inflate._Quick", None)
+    monkeypatch.setattr(
+        "chunkglm.io.nifti.open_file",
+        lambda *args, **options: files.append(open_file(*args, **options)) or files[-1],
+    )
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        blocks = [block.copy() for _, block in run.blocks(FULL, 7, digest=digest)]
+    assert np.array_equal(np.concatenate(blocks).T, make_data())
+    assert digest.digest() == hashlib.sha256(path.read_bytes()).digest()
+    assert len(seen) == bool(after)
+    assert len(files) == (opened if quick and inflate._Quick else 1)
+    assert all(file.closed for file in files)
 
 
 def test_compressed_blocks__are_silent_about_padding_with_zeros(tmp_path: Path) -> None:
