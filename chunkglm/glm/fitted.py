@@ -16,7 +16,7 @@ from chunkglm.design import Design
 from chunkglm.glm.algebra import sub_model
 from chunkglm.glm.series import predicted_of, residuals_of
 from chunkglm.glm.shown import amount, as_html, state_of
-from chunkglm.glm.space import Grid, grid_of_attrs
+from chunkglm.glm.space import Grid, grid_of_attrs, voxel_indices
 from chunkglm.glm.stored import Stored, read_stored, write_stored
 from chunkglm.kernels.estimate import model_maps, signal_maps
 from chunkglm.kernels.factor import DesignFactor
@@ -362,7 +362,7 @@ def label_maps(
     """Name the dims of maps and bring their grid along, where it is known."""
     variables = {n: (specs[n].dims, a, specs[n].attrs(), _encoding(a)) for n, a in arrays.items()}
     shape = next(iter(arrays.values())).shape[-3:]
-    coords = {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
+    coords = voxel_indices(shape)
     return xr.Dataset(variables, coords=coords, attrs=grid.attrs() if grid else {})
 
 

@@ -2,10 +2,12 @@
 
 import base64
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import xarray as xr
 
 from chunkglm._types import FloatArray
 from chunkglm.errors import MapsError
@@ -78,7 +80,9 @@ def grid_of(array: Any, label: str) -> Grid:
     for axis, dim in enumerate(SPACE):
         if dim not in array.coords or not array.sizes[dim]:
             continue
-        indices = np.asarray(array.coords[dim], dtype=np.float64)
+        indices = np.asarray(array.coords.variables[dim].values, dtype=np.float64)
+        if np.array_equal(indices, np.arange(indices.size)):
+            continue  # all of them
         steps = np.diff(indices)
         step = steps[0] if steps.size else 1.0
         if not (np.isfinite(indices).all() and step != 0 and np.allclose(steps, step, rtol=1e-6)):
@@ -91,6 +95,16 @@ def grid_of(array: Any, label: str) -> Grid:
     if np.array_equal(kept, np.eye(4)):
         return whole
     return Grid(tuple(tuple(map(float, row)) for row in whole.matrix() @ kept), whole.header)
+
+
+# Three indexes of pandas take longer to make than a Dataset of eight maps: 0.2 of 0.4 ms.
+@lru_cache(maxsize=8)
+def voxel_indices(shape: tuple[int, ...]) -> xr.Coordinates:
+    """Coordinates of all voxels of a grid, (x, y, z); shared, and not to be changed."""
+    indices = {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
+    for values in indices.values():
+        values.flags.writeable = False
+    return xr.Coordinates(indices)
 
 
 def short_header(header: bytes) -> bytes | None:

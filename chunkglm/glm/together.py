@@ -52,22 +52,25 @@ def check_each(runs: Sequence[Any]) -> None:
         if not isinstance(one, xr.Dataset):
             msg = f"maps {i} must be a Dataset from contrast, but is {type(one).__name__}"
             raise MapsError(msg)
-        label = f"maps {i} ({run_name(one)})"
         missing = [n for n in ("effect_size", "effect_variance") if n not in one]
         missing += [f"attrs[{n!r}]" for n in ("stat_type", "dof") if n not in one.attrs]
         if missing:
-            msg = f"{label}: {', '.join(missing)} missing; take them from contrast"
+            msg = f"{_label(i, one)}: {', '.join(missing)} missing; take them from contrast"
             raise MapsError(msg)
         if one.attrs["stat_type"] not in ("t", "F") or not set(SPACE) <= set(one.dims):
             msg = (
-                f"{label}: must be t or F maps over {SPACE}, but are "
+                f"{_label(i, one)}: must be t or F maps over {SPACE}, but are "
                 f"{one.attrs['stat_type']!r} maps over {tuple(one.dims)}"
             )
             raise MapsError(msg)
         dof = one.attrs["dof"]
         if not (isinstance(dof, (int, float, np.number)) and np.isfinite(dof) and dof > 0):
-            msg = f"{label}: dof must be a positive number, but is {dof!r}"
+            msg = f"{_label(i, one)}: dof must be a positive number, but is {dof!r}"
             raise MapsError(msg)
+
+
+def _label(i: int, maps: xr.Dataset) -> str:
+    return f"maps {i} ({run_name(maps)})"
 
 
 def check_together(runs: Sequence[xr.Dataset]) -> Grid:
@@ -75,7 +78,6 @@ def check_together(runs: Sequence[xr.Dataset]) -> Grid:
     first = runs[0]
     grid = grid_of(first, run_name(first))
     for one in runs[1:]:
-        pair = f"{run_name(first)} and {run_name(one)}"
         for what, a, b in (
             ("kinds of statistic", first.attrs["stat_type"], one.attrs["stat_type"]),
             ("rows of the contrast", first.attrs.get("rank", 1), one.attrs.get("rank", 1)),
@@ -86,12 +88,14 @@ def check_together(runs: Sequence[xr.Dataset]) -> Grid:
             ("shapes", *(tuple(r.sizes[d] for d in SPACE) for r in (first, one))),
         ):
             if a != b:
+                pair = f"{run_name(first)} and {run_name(one)}"
                 msg = (
                     f"{pair}: their {what} differ, {a!r} and {b!r}; only like maps can be combined"
                 )
                 raise MapsError(msg)
         off = np.abs(grid.matrix() - grid_of(one, run_name(one)).matrix()).max()
         if not off <= SAME_GRID:
+            pair = f"{run_name(first)} and {run_name(one)}"
             msg = f"{pair}: their affines differ by up to {off:.6g} mm; resample to one grid"
             raise MapsError(msg)
     return grid
