@@ -343,9 +343,11 @@ def test_open_maps__gives_the_same_fixed_effects(
             if name not in ("run", "nifti_header"):
                 assert two.attrs[name] == one.attrs[name], name
     expected = cg.fixed_effects(maps, precision_weighted=weighted).compute()
-    found = cg.fixed_effects(opened, precision_weighted=weighted).compute()
+    lazy = cg.fixed_effects(opened, precision_weighted=weighted)
+    found = lazy.compute()
     assert distances(found, expected) == 0.0
     assert found["n_runs"].equals(expected["n_runs"])
+    assert {n: v.dtype for n, v in found.items()} == {n: v.dtype for n, v in lazy.items()}
 
 
 @pytest.mark.parametrize("definition", ["a - b", ["a", "b"]])
@@ -369,6 +371,7 @@ def test_open_maps__refuses_what_is_missing_or_damaged(fits: list[cg.Fit], tmp_p
     for path, contents in (
         (files[0], [None, b"", b"text", files[0].read_bytes()[:-3], _damaged(files[0])]),
         (files[1], [None, b"", files[1].read_bytes()[:200], _damaged(files[1])]),
+        (files[0], [_shorter(files[0], 1), _shorter(files[0], 400), _of_two_axes(files[0])]),
         (sidecar, [None, b"", b"not JSON", b"[1]", b"{}", b'{"StatType": "z"}', b"\xff\xfe"]),
     ):
         good = path.read_bytes()
@@ -391,6 +394,48 @@ def _damaged(path: Path) -> bytes:
     content = path.read_bytes()
     other = gzip.compress(gzip.decompress(content)[:-8] + b"\1\2\3\4\5\6\7\10")
     return other[:-8] + content[-8:]
+
+
+def _shorter(path: Path, n_bytes: int) -> bytes:
+    """A whole gzip file of an image that is not whole."""
+    content = gzip.decompress(path.read_bytes())
+    return gzip.compress(content[: max(len(content) - n_bytes, 352)])
+
+
+def _of_two_axes(path: Path) -> bytes:
+    plane = np.asarray(nib.load(path).dataobj)[:, :, 0]
+    return gzip.compress(nib.Nifti1Image(plane, AFFINE).to_bytes())
+
+
+@pytest.mark.parametrize("kind", ["int16", ">f8", "NIfTI-2", "extension", "members", "plain"])
+def test_open_maps__reads_images_as_nibabel_does(
+    fits: list[cg.Fit], tmp_path: Path, kind: str
+) -> None:
+    """Maps that another program wrote anew: scaled, in another byte order, format or packing."""
+    files = cg.save(cg.contrast(fits[0], ["a", "b"]), tmp_path, prefix="p")
+    path = Path(next(f for f in files if "stat-effect" in f))
+    before = cg.open_maps(tmp_path, prefix="p")["effect_size"]
+    image = nib.load(path)
+    form = nib.Nifti2Image if kind == "NIfTI-2" else nib.Nifti1Image
+    new = form(image.get_fdata(), image.affine, image.header)
+    if kind == "int16":
+        new.set_data_dtype(np.int16)  # nibabel chooses slope and intercept
+    if kind == ">f8":
+        new = form(new.get_fdata(), image.affine, image.header.as_byteswapped(">"))
+    if kind == "extension":
+        new.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"by someone else"))
+    content = new.to_bytes()
+    if kind == "members":
+        path.write_bytes(gzip.compress(content[:500]) + gzip.compress(content[500:]) + bytes(9))
+    else:
+        path.write_bytes(content if kind == "plain" else gzip.compress(content))
+    opened = cg.open_maps(tmp_path, prefix="p")
+    found = opened["effect_size"]
+    expected = np.moveaxis(new.__class__.from_bytes(content).get_fdata(), -1, 0)
+    np.testing.assert_array_equal(found, np.where(before.isnull(), np.nan, expected))
+    assert np.isfinite(found).any()
+    found[...] = 0.0  # is the user's to change
+    np.testing.assert_array_equal(opened.attrs["affine"], image.affine.ravel())
 
 
 # --- wrong arguments --------------------------------------------------------------------------
