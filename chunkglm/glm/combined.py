@@ -1,6 +1,5 @@
 """Kernels that combine estimates, applied to the maps of runs slab by slab."""
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,14 +8,14 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from chunkglm._types import AnyArray, IntArray
+from chunkglm._types import AnyArray, BoolArray, IntArray
 from chunkglm.glm.fitted import label_maps
 from chunkglm.glm.space import Grid
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.pooling import NO_RUN, Estimate
 from chunkglm.kernels.solve import ESTIMATED
 from chunkglm.kernels.voxels import placed
-from chunkglm.lazy.graph import Field, array_of_held
+from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_maps
 from chunkglm.schema import COLUMN, CONTRAST, F_MAPS, POOLED, ROW, SPACE, T_MAPS, VarSpec
 
@@ -57,13 +56,15 @@ def combined(
         inputs,
         _Combine(kernel, parts, joint, bool(precision_weighted)),
         {key: fields[name] for key, name, _ in names},
+        _OnGrid,
     )
     found = []
     for out in range(n_out):
         here = {name: arrays[key] for key, name, i in names if i == out}
         maps = label_maps(here, specs, grid)
         for name in ("effect_size", "effect_variance", "stat"):
-            maps[name].attrs = dict(first[name].attrs)
+            if name in first:
+                maps.variables[name].attrs = dict(first.variables[name].attrs)
         if CONTRAST in first.dims:
             maps = maps.transpose(CONTRAST, ...)
         if CONTRAST in first.coords:
@@ -100,7 +101,7 @@ class _Part:
             "voxel_status" in maps,
         )
 
-    def arrays(self, maps: xr.Dataset) -> list[da.Array]:
+    def arrays(self, maps: xr.Dataset) -> list[da.Array | AnyArray]:
         """Return its arrays, in the order in which `estimate` takes them."""
         wanted = {
             "effect_size": True,
@@ -109,38 +110,40 @@ class _Part:
             "n_runs": self.n_runs is None,
             "voxel_status": self.has_status,
         }
-        return [_array(maps[name]) for name, there in wanted.items() if there]
+        return [_array(maps.variables[name]) for name, there in wanted.items() if there]
 
     def estimate(self, blocks: Iterator[AnyArray], joint: bool) -> Estimate:
         """Take its blocks, and put their voxels in one row."""
         effect, covariance = next(blocks), next(blocks)
-        shape = effect.shape[1:] if joint else effect.shape
         q = effect.shape[0] if joint else 1
+        shape = effect.shape[1:] if joint else effect.shape
+        rows = effect.reshape(q, -1)
 
         def over_voxels(value: float | None) -> AnyArray:
-            found = next(blocks) if value is None else np.asarray(value)
-            return np.broadcast_to(found, shape).reshape(-1)
+            if value is None:
+                return np.broadcast_to(next(blocks), shape).reshape(-1)
+            return np.broadcast_to(np.asarray(value), rows.shape[1:])
 
         dof, n_runs = over_voxels(self.dof), over_voxels(self.n_runs)
-        rows = effect.reshape(q, -1)
-        known = np.where(np.isfinite(rows).all(axis=0), ESTIMATED, NO_RUN)
-        status = over_voxels(None) if self.has_status else known
+        status = over_voxels(None) if self.has_status else _status_of(rows)
         return Estimate(rows, covariance.reshape(q, q, -1), n_runs, dof, status)
 
 
-def _array(found: xr.DataArray) -> da.Array:
+def _status_of(rows: AnyArray) -> AnyArray:
+    """Status of maps that do not tell it."""
+    return np.where(np.isfinite(rows).all(axis=0), np.int8(ESTIMATED), np.int8(NO_RUN))
+
+
+def _array(found: xr.Variable) -> da.Array | AnyArray:
     """Rows, then contrasts, then space."""
-    leading = [d for d in (ROW, COLUMN, CONTRAST) if d in found.dims]
-    data = found.transpose(*leading, *SPACE).data
-    if isinstance(data, da.Array):
-        return data
-    # Named at random: to hash the maps of two runs would take longer than to combine them.
-    return array_of_held(np.asarray(data), data.shape[-1:], secrets.token_hex(16))
+    dims = (*(d for d in (ROW, COLUMN, CONTRAST) if d in found.dims), *SPACE)
+    data = (found if found.dims == dims else found.transpose(*dims)).data
+    return data if isinstance(data, da.Array) else np.asarray(data)
 
 
 @dataclass(frozen=True, slots=True)
 class _Combine:
-    """Combines one slab."""
+    """Combines one slab: what `_OnGrid` makes maps of."""
 
     kernel: Kernel
     parts: tuple[_Part, ...]
@@ -148,22 +151,35 @@ class _Combine:
     precision_weighted: bool
 
     def __call__(self, *blocks: AnyArray) -> Mapping[str, AnyArray]:
+        # Maps that were read from files lie as there, x fastest.
+        turned = all(block.swapaxes(-1, -3).flags.c_contiguous for block in blocks)
+        if turned:
+            blocks = tuple(block.swapaxes(-1, -3) for block in blocks)
         shape = blocks[0].shape[1:] if self.joint else blocks[0].shape
         rest = iter(blocks)
         every = [part.estimate(rest, self.joint) for part in self.parts]
-        # Two thirds of most volumes are outside of the mask.
-        inside = np.flatnonzero(_something_known(every))
-        numbers = np.full(every[0].status.size, inside.size)
-        numbers[inside] = np.arange(inside.size)
-        estimates = [_of_voxels(one, inside) for one in every]
+        inside, numbers = _voxels_of(every)
         found = {}
-        for i, one in enumerate(self.kernel(estimates, precision_weighted=self.precision_weighted)):
+        for i, one in enumerate(self._combined(every, inside)):
             for name, values in self._maps(one).items():
-                whole = placed([values], numbers, _NOTHING.get(name, np.nan))
-                if name == "voxel_status":
-                    whole = np.where(numbers < inside.size, whole, every[0].status)
-                found[f"{name}-{i}" if i else name] = whole.reshape(*whole.shape[:-1], *shape)
+                found[f"{name}-{i}" if i else name] = values
+        numbers = numbers.reshape(shape)
+        found[_NUMBERS] = np.ascontiguousarray(numbers.swapaxes(-1, -3)) if turned else numbers
         return found
+
+    def _combined(self, every: Sequence[Estimate], inside: IntArray) -> list[Estimate]:
+        """What some voxels combine to, as many at once as a core's cache holds."""
+        q = every[0].effect.shape[0]
+        step = max(1, _NUMBERS_AT_ONCE // q**2)
+        found: list[list[Estimate]] = []
+        for first in range(0, max(1, inside.size), step):
+            some = inside[first : first + step]
+            estimates = [_of_voxels(one, some) for one in every]
+            found.append(list(self.kernel(estimates, precision_weighted=self.precision_weighted)))
+        return [
+            Estimate(*(np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True)))
+            for blocks in zip(*found, strict=True)
+        ]
 
     def _maps(self, one: Estimate) -> dict[str, Any]:
         kind = "F" if self.joint else "t"
@@ -180,19 +196,50 @@ class _Combine:
         }
 
 
-# What stands in voxels of which nothing is known; NaN in all other maps.
-_NOTHING = {"n_runs": 0.0, "voxel_status": float(NO_RUN)}
+_NUMBERS = "numbers"
+
+# Fresh pages cost more to touch than most of what is done with them: of 45,592 voxels, whose arrays
+# the C library takes from the system and gives back, a run is left out in 7 ms; so in 3.
+_NUMBERS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class _OnGrid:
+    """Puts one of the maps of a slab on the grid."""
+
+    field: str
+
+    def __call__(self, found: Mapping[str, AnyArray]) -> AnyArray:
+        return placed([found[self.field]], found[_NUMBERS], 0.0)
 
 
 def _of_voxels(one: Estimate, voxels: IntArray) -> Estimate:
-    effect, covariance = (a.take(voxels, axis=-1) for a in (one.effect, one.covariance))
-    return Estimate(effect, covariance, one.n_runs[voxels], one.dof[voxels], one.status[voxels])
+    def take(values: Any) -> Any:
+        # In any other mode each number is looked at twice.
+        return values.take(voxels, axis=-1, mode="clip")
+
+    return Estimate(*map(take, one))
 
 
-def _something_known(estimates: Sequence[Estimate]) -> AnyArray:
-    """Voxels but those that no run has, all for the same reason: there is nothing to combine."""
-    first = estimates[0].status
-    known: AnyArray = first == ESTIMATED
-    for one in estimates:
-        known |= (one.status != first) | ~np.isnan(one.effect).all(axis=0)
-    return known
+def _voxels_of(estimates: Sequence[Estimate]) -> tuple[IntArray, IntArray]:
+    """Voxels that are combined, and for every voxel the number of the one whose results it has.
+
+    Two thirds of most volumes are outside of the mask. Of voxels that no run has, what comes out
+    depends on what the runs say of them: most are as the first one is.
+    """
+    empty = _without_effect(estimates[0])
+    for one in estimates[1:]:
+        empty &= _without_effect(one)
+    first = int(empty.argmax())
+    if empty[first]:
+        for one in estimates:
+            empty &= one.status == one.status[first]
+        empty[first] = False
+    inside = np.flatnonzero(~empty)
+    numbers = np.full(empty.size, np.searchsorted(inside, first))
+    numbers[inside] = np.arange(inside.size)
+    return inside, numbers
+
+
+def _without_effect(one: Estimate) -> BoolArray:
+    return np.asarray(np.isnan(one.effect).all(axis=0))

@@ -43,8 +43,13 @@ def t_to_p_and_z(
     else:
         # Of maps: NaN outside the mask, and the few degrees of freedom that runs add up to.
         dofs = np.broadcast_to(np.asarray(dof, dtype=np.float64), t.shape)
-        p.fill(np.nan), z.fill(np.nan)
         known = ~(np.isnan(t) | np.isnan(dofs))
+        one = _only_value(dofs[known])
+        if one is not None and one >= SMALLEST_DOF and np.count_nonzero(known) >= MANY_VOXELS:
+            many_t_to_p_and_z(t.reshape(-1), one, p.reshape(-1), z.reshape(-1))
+            p[~known], z[~known] = np.nan, np.nan
+            return p, z
+        p.fill(np.nan), z.fill(np.nan)
         for one in _common_values(dofs[known]):
             part = known & (dofs == one)
             p[part], z[part] = t_to_p_and_z(t[part], one)
@@ -112,16 +117,17 @@ def positive_definite(covariance: FloatArray) -> BoolArray:
         False where it is not finite, singular or indefinite, or too small to be inverted.
     """
     q = covariance.shape[-2]
+    if q == 1:
+        variance = covariance[..., 0, 0, :]
+        return np.asarray(np.isfinite(variance) & (variance > SMALLEST_VARIANCE))
     diagonal = np.einsum("...qqv->...qv", covariance)
     good = np.isfinite(covariance).all(axis=(-3, -2)) & (diagonal > SMALLEST_VARIANCE).all(axis=-2)
-    if q > 1:
-        scale = np.sqrt(np.where(good[..., None, :], diagonal, 1.0))
-        correlation = covariance / (scale[..., :, None, :] * scale[..., None, :, :])
-        identity = np.eye(q)[:, :, None]
-        correlation = np.where(good[..., None, None, :], correlation, identity)
-        smallest = np.linalg.eigvalsh(np.moveaxis(correlation, -1, -3))[..., 0]
-        good &= smallest > SINGULAR
-    return np.asarray(good)
+    scale = np.sqrt(np.where(good[..., None, :], diagonal, 1.0))
+    correlation = covariance / (scale[..., :, None, :] * scale[..., None, :, :])
+    identity = np.eye(q)[:, :, None]
+    correlation = np.where(good[..., None, None, :], correlation, identity)
+    smallest = np.linalg.eigvalsh(np.moveaxis(correlation, -1, -3))[..., 0]
+    return np.asarray(good & (smallest > SINGULAR))
 
 
 def f_statistic(effect: FloatArray, covariance: FloatArray) -> FloatArray:

@@ -105,13 +105,8 @@ def take_out(whole: Estimate, parts: Sequence[Estimate], *, precision_weighted: 
     # Where all runs are gone the codes of the others are not known.
     status = np.where((total.n_runs > 0) & ~left, NO_RUN, total.status)
     status = np.where(lost, DIGITS_LOST, status).astype(np.int8)
-    rest = Sums(
-        np.where(keep, effect, 0.0),
-        np.where(keep, spread, 0.0),
-        np.where(keep, n_runs, 0.0),
-        np.where(keep, dof, 0.0),
-        status,
-    )
+    effect, spread, n_runs, dof = (_where(keep, a, 0.0) for a in (effect, spread, n_runs, dof))
+    rest = Sums(effect, spread, n_runs, dof, status)
     return _finish(rest, precision_weighted)
 
 
@@ -144,20 +139,21 @@ def _sums_of(estimate: Estimate, precision_weighted: bool) -> Sums:
     counts = (
         np.isfinite(effect).all(axis=0) & positive_definite(covariance) & (dof > 0) & (n_runs > 0)
     )
-    effect = np.where(counts, effect, 0.0)
+    effect, n_runs = _where(counts, effect, 0.0), _where(counts, n_runs, 0.0)
     if precision_weighted:
-        spread = np.where(counts, _inverse(covariance, counts), 0.0)
+        spread = _where(counts, _inverse(covariance, counts), 0.0)
         effect = np.einsum("abv,bv->av", spread, effect)
     else:
-        spread = np.where(counts, covariance, 0.0) * np.where(counts, n_runs, 0.0) ** 2
-        effect = effect * np.where(counts, n_runs, 0.0)
-    return Sums(
-        effect,
-        spread,
-        np.where(counts, n_runs, 0.0),
-        np.where(counts, dof, 0.0),
-        np.where(counts, ESTIMATED, np.where(status == ESTIMATED, NO_RUN, status)).astype(np.int8),
-    )
+        spread = _where(counts, covariance, 0.0) * n_runs**2
+        effect = effect * n_runs
+    why = np.where(status == ESTIMATED, NO_RUN, status)
+    status = np.where(counts, ESTIMATED, why).astype(np.int8)
+    return Sums(effect, spread, n_runs, _where(counts, dof, 0.0), status)
+
+
+def _where(used: BoolArray, values: FloatArray, elsewhere: float) -> FloatArray:
+    """Values where they are used: of most voxels that are combined at once, everywhere."""
+    return values if used.all() else np.where(used, values, elsewhere)
 
 
 def _add(a: Sums, b: Sums) -> Sums:
@@ -173,22 +169,17 @@ def _finish(sums: Sums, precision_weighted: bool) -> Estimate:
         covariance = _inverse(sums.spread, some)
         effect = np.einsum("abv,bv->av", covariance, sums.effect)
     else:
-        n = np.where(some, sums.n_runs, 1.0)
+        n = _where(some, sums.n_runs, 1.0)
         effect, covariance = sums.effect / n, sums.spread / n**2
-    return Estimate(
-        np.where(some, effect, np.nan),
-        np.where(some, covariance, np.nan),
-        sums.n_runs,
-        np.where(some, sums.dof, np.nan),
-        sums.status,
-    )
+    effect, covariance, dof = (_where(some, a, np.nan) for a in (effect, covariance, sums.dof))
+    return Estimate(effect, covariance, sums.n_runs, dof, sums.status)
 
 
 def _inverse(matrices: FloatArray, usable: BoolArray) -> FloatArray:
     """Inverses of (q, q, V) positive definite matrices; the identity's where not usable."""
     q = matrices.shape[0]
     identity = np.eye(q)[:, :, None]
-    safe = np.where(usable, matrices, identity)
+    safe = matrices if usable.all() else np.where(usable, matrices, identity)
     if q == 1:
         return 1.0 / safe
     # Unit diagonal first, so that rows in unlike units do not spoil the inverse.

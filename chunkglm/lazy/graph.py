@@ -39,7 +39,7 @@ class Take:
         return found[self.field]
 
 
-def array_of_held(data: AnyArray, chunks: tuple[int, ...], token: str | None = None) -> da.Array:
+def array_of_held(data: AnyArray, chunks: tuple[int, ...]) -> da.Array:
     """Show an array in memory as one that is chunked along its last axis, without a copy of it.
 
     ``dask.array.from_array`` copies, lest the array be changed later: 12 MB of moments of a small
@@ -51,14 +51,12 @@ def array_of_held(data: AnyArray, chunks: tuple[int, ...], token: str | None = N
         Never changed afterwards.
     chunks : tuple of int
         Along the last axis.
-    token : str, optional
-        What tells it from all other arrays; by default a hash of the data, 1 ms a MB.
 
     Returns
     -------
     (..., n) dask array
     """
-    name = f"held-{token or tokenize(data, chunks)}"
+    name = f"held-{tokenize(data, chunks)}"
     before = (0,) * (data.ndim - 1)
     edges = [0, *accumulate(chunks)]
     kept = data.view()

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from math import prod
+from secrets import token_hex
 from typing import Any
 
 import dask.array as da
@@ -14,7 +16,7 @@ from dask.highlevelgraph import HighLevelGraph
 from chunkglm._types import AnyArray, IntArray
 from chunkglm.kernels.voxels import numbers_of, placed
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.graph import Field, arrays_of_tasks, block_keys
+from chunkglm.lazy.graph import Field, Take, arrays_of_tasks, block_keys
 from chunkglm.lazy.moments import Slabs
 from chunkglm.lazy.neighbours import as_solved_from, solved_from
 from chunkglm.sizes import even_blocks, map_chunks, map_planes
@@ -139,49 +141,73 @@ def _empty(field: Field, fill: float, shape: tuple[int, ...]) -> AnyArray:
 
 
 def maps_of_maps(
-    inputs: Sequence[da.Array],
+    inputs: Sequence[da.Array | AnyArray],
     function: Callable[..., Mapping[str, AnyArray]],
     fields: Mapping[str, Field],
+    take: Callable[[str], Callable[[Mapping[str, AnyArray]], AnyArray]] = Take,
 ) -> dict[str, da.Array]:
     """Apply a kernel to maps that share a grid, slab by slab.
 
     Parameters
     ----------
-    inputs : sequence of (..., x, y, z) dask arrays
-        Chunked in any way; leading axes are kept whole.
+    inputs : sequence of (..., x, y, z) arrays
+        Dask's, chunked in any way, leading axes kept whole; or numpy's, never changed afterwards.
     function : callable
-        ``function(*blocks)`` returns arrays (..., x, y, z) by name.
+        ``function(*blocks)`` returns what `take` understands, by default arrays (..., x, y, z) by
+        name.
     fields : mapping
-        What the function returns.
+        What comes out.
+    take : callable, optional
+        ``take(field)`` makes an array (..., x, y, z) of what the function returned.
 
     Returns
     -------
     dict of (..., x, y, z) dask arrays
         In slabs of whole planes.
     """
-    whole = slabs_of_maps(inputs)
-    slabs = whole[0].chunks[-1]
-    name = "maps-" + tokenize([a.name for a in whole], function)
-    tasks: dict[Any, Any] = {}
+    slabs = _common_slabs(inputs)
+    lazy = [a for a in inputs if isinstance(a, da.Array)]
+    cut = iter(whole := _in_slabs(lazy, slabs))
+    # Named at random: to hash the maps of two runs would take longer than to combine them.
+    random = len(lazy) < len(inputs)
+    name = f"maps-{token_hex(16) if random else tokenize([a.name for a in whole], function)}"
+    blocks = [
+        block_keys(next(cut)) if isinstance(a, da.Array) else _parts(a, slabs) for a in inputs
+    ]
     keys = [(name, i) for i in range(len(slabs))]
-    for i, blocks in enumerate(zip(*map(block_keys, whole), strict=True)):
-        tasks[keys[i]] = (function, *blocks)
-    x, y, _ = inputs[0].shape[-3:]
-    return arrays_of_tasks(name, tasks, keys, fields, ((x,), (y,), slabs), whole)
+    tasks: dict[Any, Any] = {k: (function, *(b[i] for b in blocks)) for i, k in enumerate(keys)}
+    trailing = (*((n,) for n in inputs[0].shape[-3:-1]), slabs)
+
+    def taken(field: str, key: Any) -> tuple[Any, ...]:
+        return take(field), key
+
+    return arrays_of_tasks(name, tasks, keys, fields, trailing, whole, taken)
+
+
+def _parts(held: AnyArray, slabs: Sequence[int]) -> list[AnyArray]:
+    """Slabs of a map in memory, without a copy of it."""
+    kept = held.view()
+    kept.flags.writeable = False  # a task that changed its block would change the next one's too
+    return [kept[..., first:stop] for first, stop in pairwise([0, *accumulate(slabs)])]
 
 
 def slabs_of_maps(inputs: Sequence[da.Array]) -> list[da.Array]:
     """Cut maps that share a grid alike, into slabs of whole planes."""
-    slabs = _common_slabs(inputs)
+    return _in_slabs(inputs, _common_slabs(inputs))
+
+
+def _in_slabs(inputs: Sequence[da.Array], slabs: tuple[int, ...]) -> list[da.Array]:
     return [a.rechunk({**dict.fromkeys(range(a.ndim - 1), -1), a.ndim - 1: slabs}) for a in inputs]
 
 
-def _common_slabs(inputs: Sequence[da.Array]) -> tuple[int, ...]:
+def _common_slabs(inputs: Sequence[da.Array | AnyArray]) -> tuple[int, ...]:
     """Chunks of z that suit all inputs: those of the one cut into most slabs, cut further if large.
 
     A kernel holds several times what it is given; maps read from files come in one piece.
     """
-    finest = max((a.chunks[-1] for a in inputs), key=len)
+    in_one = (inputs[0].shape[-1],)
+    cut = (a.chunks[-1] for a in inputs if isinstance(a, da.Array))
+    finest = max(cut, key=len, default=in_one)
     plane_bytes = sum(a.nbytes for a in inputs) // inputs[0].shape[-1]
     most = map_planes(plane_bytes)
     return tuple(len(part) for slab in finest for part in even_blocks(slab, most))
