@@ -36,9 +36,9 @@ def _first_order(repeats: int, size: tuple[int, int, int]) -> Iterator[Row]:
 
     from chunkglm.kernels.estimate import contrast_maps, estimate
     from chunkglm.kernels.factor import factor_design
-    from chunkglm.kernels.moments import of_series
     from chunkglm.kernels.noise import AR
     from chunkglm.kernels.solve import Model
+    from chunkglm.kernels.summing import of_series
 
     rng = np.random.default_rng(0)
     n_scans, n_regressors, n_voxels = size
@@ -84,9 +84,9 @@ def _third_order(repeats: int, size: tuple[int, int, int]) -> Row:
 
     from chunkglm.kernels.estimate import estimate, model_maps
     from chunkglm.kernels.factor import factor_design
-    from chunkglm.kernels.moments import of_series
     from chunkglm.kernels.noise import AR
     from chunkglm.kernels.solve import Model
+    from chunkglm.kernels.summing import of_series
 
     rng = np.random.default_rng(0)
     n_scans, n_regressors, n_voxels = size

@@ -28,7 +28,7 @@ BLOCKS_OF_ARRAY = 4
 # threads.
 CHUNKS_PER_READER, CHUNKS_KEPT = 4, 8
 
-# Samples whose moments are added up at once, `kernels.moments.SAMPLES_IN_CACHE`.
+# Samples whose moments are added up at once, `kernels.summing.SAMPLES_IN_CACHE`.
 SAMPLES_AT_ONCE = 400_000
 
 # Threads of a task that add up, at most.

@@ -12,8 +12,8 @@ from chunkglm._types import AnyArray, BoolArray, IntArray
 from chunkglm.glm.fitted import label_maps
 from chunkglm.glm.space import Grid
 from chunkglm.kernels.estimate import statistics
+from chunkglm.kernels.level import ESTIMATED
 from chunkglm.kernels.pooling import NO_RUN, Estimate
-from chunkglm.kernels.solve import ESTIMATED
 from chunkglm.kernels.voxels import placed
 from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_maps

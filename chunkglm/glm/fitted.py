@@ -18,13 +18,14 @@ from chunkglm.glm.series import predicted_of, residuals_of
 from chunkglm.glm.shown import amount, as_html, state_of
 from chunkglm.glm.space import Grid, grid_of_attrs, voxel_indices
 from chunkglm.glm.stored import Stored, read_stored, write_stored
-from chunkglm.kernels.estimate import model_maps, signal_maps
+from chunkglm.kernels.estimate import model_maps
 from chunkglm.kernels.factor import DesignFactor
+from chunkglm.kernels.level import OUTSIDE_MASK, signal_maps
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import AR
 from chunkglm.kernels.segments import Segments, whole_run
 from chunkglm.kernels.smoothing import sigma_in_voxels
-from chunkglm.kernels.solve import OUTSIDE_MASK, Model
+from chunkglm.kernels.solve import Model
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, array_of_held, joined
 from chunkglm.lazy.maps import maps_of_moments
@@ -293,7 +294,7 @@ class Fit:
 
     def _signal(self) -> xr.Dataset:
         fields = {n: Field((), spec.dtype) for n, spec in SIGNAL_MAPS.items()}
-        arrays = maps_of_moments(self.moments, self.slabs, signal_maps, (self.model,), fields, {})
+        arrays = maps_of_moments(self.moments, self.slabs, signal_maps, (self.factor,), fields, {})
         return label_maps(arrays, SIGNAL_MAPS, self.grid)
 
     def __repr__(self) -> str:

@@ -29,8 +29,8 @@ from chunkglm.glm.together import of_one_contrast
 from chunkglm.io.files import is_url
 from chunkglm.io.images import atomic_writer, flush_files, write_image
 from chunkglm.io.transfer import put_files, remove_files
+from chunkglm.kernels.level import CONSTANT, EXPLAINED, NOT_FINITE, OUTSIDE_MASK
 from chunkglm.kernels.pooling import DIGITS_LOST, NO_RUN
-from chunkglm.kernels.solve import CONSTANT, EXPLAINED, NOT_FINITE, OUTSIDE_MASK
 from chunkglm.lazy.where import here_unless_told
 from chunkglm.schema import CONTRAST, SPACE
 

@@ -28,7 +28,7 @@ from chunkglm.io.files import is_url
 from chunkglm.io.inflate import read_gzip
 from chunkglm.io.transfer import fetched
 from chunkglm.kernels.estimate import statistics
-from chunkglm.kernels.solve import ESTIMATED, OUTSIDE_MASK
+from chunkglm.kernels.level import ESTIMATED, OUTSIDE_MASK
 from chunkglm.lazy.graph import Field, arrays_of_tasks
 from chunkglm.schema import COLUMN, ROW, SPACE
 

@@ -9,7 +9,7 @@ from chunkglm.build import version
 from chunkglm.errors import MapsError
 from chunkglm.glm.records import RECORDS, RUN, read_records, short_name, write_records
 from chunkglm.io.images import atomic_writer
-from chunkglm.kernels.solve import OUTSIDE_MASK
+from chunkglm.kernels.level import OUTSIDE_MASK
 
 # Which file holds which variable, and what stands where nothing was estimated.
 ALWAYS = {

@@ -7,8 +7,9 @@ import numpy as np
 
 from chunkglm._types import FloatArray
 from chunkglm.kernels.factor import BasisSums
+from chunkglm.kernels.level import units_of
 from chunkglm.kernels.moments import Moments, plus_fitted, shifted_by
-from chunkglm.kernels.solve import Model, units_of
+from chunkglm.kernels.solve import Model
 
 
 class Part(NamedTuple):
@@ -101,7 +102,7 @@ def _given(moments: Moments, part: Part, coefficients: FloatArray) -> Moments:
 
 def _scaled(moments: Moments, model: Model, reference: FloatArray) -> Moments:
     """Moments in the units of the fit, about a reference in these."""
-    slope, offset = units_of(moments, model)
+    slope, offset = units_of(moments, model.factor, model.percent)
     if not model.percent:
         offset = moments.reference - reference
     found = shifted_by(moments, offset, model.factor.shifted_basis(moments.n_lags))

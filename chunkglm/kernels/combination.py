@@ -6,8 +6,8 @@ import numpy as np
 
 from chunkglm._types import FloatArray
 from chunkglm.kernels.inference import positive_definite
+from chunkglm.kernels.level import ESTIMATED
 from chunkglm.kernels.pooling import NO_RUN, Estimate
-from chunkglm.kernels.solve import ESTIMATED
 
 
 def linear_combination(

@@ -8,8 +8,9 @@ import numpy as np
 
 from chunkglm._types import AnyArray, FloatArray, IntArray
 from chunkglm.kernels.inference import f_statistic, f_to_p_and_z, t_to_p_and_z
+from chunkglm.kernels.level import ESTIMATED
 from chunkglm.kernels.moments import Moments
-from chunkglm.kernels.solve import ESTIMATED, Model, Solution, mean_and_spread, solve
+from chunkglm.kernels.solve import Model, Solution, solve
 
 # Voxels solved at once: (rank, voxels) arrays of 12 regressors are 0.4 MB and stay in cache, and
 # the cost of a numpy call weighs little (20,000 voxels: 2.6 ms; in blocks of 1024, 4.7 ms).
@@ -288,31 +289,6 @@ def model_maps(
         out["r_square"][part] = solution.r_square
         out["voxel_status"][part] = solution.status
     return out
-
-
-def signal_maps(
-    moments: Moments, model: Model, autocorrelation: FloatArray | None = None
-) -> dict[str, AnyArray]:
-    """Level of every voxel, and how steady it is.
-
-    Parameters
-    ----------
-    moments : Moments
-        Of a whole run, V voxels.
-    model : Model
-    autocorrelation : optional
-        Not used: the signal is the same under every noise model.
-
-    Returns
-    -------
-    dict of arrays
-        ``mean`` over time and ``tsnr``, the mean over the standard deviation, (V,); NaN in voxels
-        that are not finite, ``tsnr`` also in those that are constant.
-    """
-    mean, spread, status = mean_and_spread(moments, model)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tsnr = np.where(status == ESTIMATED, mean / spread, np.nan)
-    return {"mean": np.where(np.isfinite(mean), mean, np.nan), "tsnr": tsnr}
 
 
 def solutions(

@@ -13,7 +13,7 @@ import numpy as np
 
 from chunkglm._types import BoolArray, FloatArray, IntArray
 from chunkglm.kernels.inference import positive_definite
-from chunkglm.kernels.solve import ESTIMATED
+from chunkglm.kernels.level import ESTIMATED
 
 # voxel_status codes of pooled maps, where no run counts: all runs that say why say something else,
 # or none says; and where so little is left after runs were taken out that it is mostly rounding.

@@ -6,9 +6,10 @@ import numpy as np
 
 from chunkglm._types import AnyArray, FloatArray, IntArray
 from chunkglm.kernels.estimate import solutions
+from chunkglm.kernels.level import units_of
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import lower_orders
-from chunkglm.kernels.solve import Model, units_of
+from chunkglm.kernels.solve import Model
 
 
 class Curves(NamedTuple):
@@ -50,7 +51,7 @@ def curves_of(moments: Moments, model: Model, autocorrelation: FloatArray | None
         b[:, part], level[part] = solution.b, solution.offset
         ar[:, part] = solution.phi
     with np.errstate(invalid="ignore", over="ignore"):
-        slope, offset = units_of(moments, model)
+        slope, offset = units_of(moments, model.factor, model.percent)
         shift = slope * offset
     stationary = model.noise.initial == "stationary"
     return Curves(b, level, slope, moments.reference, shift, ar, stationary)

@@ -8,6 +8,16 @@ import numpy as np
 from chunkglm._types import FloatArray, IntArray
 from chunkglm.kernels.bias import make_correction
 from chunkglm.kernels.factor import DesignFactor
+from chunkglm.kernels.level import (
+    ESTIMATED,
+    EXPLAINED,
+    NOT_FINITE,
+    squares_of,
+    status_of,
+    sum_of,
+    units,
+    units_of,
+)
 from chunkglm.kernels.moments import Moments, shifted_by
 from chunkglm.kernels.noise import AR, Correction, ar_coefficients
 from chunkglm.kernels.precision import (
@@ -19,16 +29,9 @@ from chunkglm.kernels.precision import (
     normal_terms,
 )
 
-# A voxel is constant when its standard deviation over time is below this share of its level:
-# rounding of float64 leaves 1e-16, real signal on an offset of 1e10 still has 1e-10.
-CONSTANT_VOXEL = 1e-13
-
 # A voxel is explained when least squares leaves no more of its squares than rounding does. Its
 # variance is then none of the noise's, and t would be infinite or anything.
 NOTHING_LEFT = 1e-13
-
-# voxel_status codes
-ESTIMATED, OUTSIDE_MASK, CONSTANT, NOT_FINITE, EXPLAINED = 0, 1, 2, 3, 4
 
 
 class Solution(NamedTuple):
@@ -145,7 +148,7 @@ def residual_autocovariance(moments: Moments, model: Model) -> FloatArray:
         units squared.
     """
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        _, offset = units_of(moments, model)
+        _, offset = units_of(moments, model.factor, model.percent)
         return _autocovariance(_about_offset(moments, offset, model), model, None)
 
 
@@ -165,12 +168,12 @@ def own_autocorrelation(moments: Moments, model: Model) -> FloatArray:
     """
     n_kept = model.factor.n_kept
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        squares, total = _squares(moments), _sum(moments, model.factor)
-        lost = _status(moments.reference, squares, total, n_kept) != ESTIMATED
-        _, offset = _units(moments.reference, total, model)
+        squares, total = squares_of(moments), sum_of(moments, model.factor)
+        lost = status_of(moments.reference, squares, total, n_kept) != ESTIMATED
+        _, offset = units(moments.reference, total, n_kept, model.percent)
         moments = _about_offset(moments, offset, model)
         found = _autocovariance(moments, model, None)[: model.noise.order + 1]
-        lost |= moments.autocovariance[0] <= NOTHING_LEFT * _squares(moments)
+        lost |= moments.autocovariance[0] <= NOTHING_LEFT * squares_of(moments)
         found /= found[0].copy()
     found[:, lost | ~np.isfinite(found).all(axis=0)] = np.nan
     return found
@@ -179,14 +182,14 @@ def own_autocorrelation(moments: Moments, model: Model) -> FloatArray:
 def _solve(moments: Moments, model: Model, autocorrelation: FloatArray | None) -> Solution:
     """Solve in the data's units about the reference; only results are put into the fit's."""
     factor, noise = model.factor, model.noise
-    squares, total = _squares(moments), _sum(moments, factor)
-    status = _status(moments.reference, squares, total, factor.n_kept)
+    squares, total = squares_of(moments), sum_of(moments, factor)
+    status = status_of(moments.reference, squares, total, factor.n_kept)
     # Before any shift: about another value they would lose the digits of a large mean.
     total_squares = squares - total**2 / factor.n_kept
-    slope, offset = _units(moments.reference, total, model)
+    slope, offset = units(moments.reference, total, factor.n_kept, model.percent)
     if not factor.constant_in_span:
         moments = _about_offset(moments, offset, model)
-        squares = _squares(moments)
+        squares = squares_of(moments)
     residual_squares = np.maximum(moments.autocovariance[0], 0.0)
     b: FloatArray = moments.products[0].copy()
     if noise.order == 0:
@@ -282,73 +285,6 @@ def _autocovariance(moments: Moments, model: Model, more: FloatArray | None) -> 
         # S_d counts each pair twice.
         out[lag] /= factor.segments.n_pairs(lag) * (2 if lag else 1)
     return out
-
-
-def _squares(moments: Moments) -> FloatArray:
-    """``d'd``, (V,)."""
-    c = moments.products[0]
-    return np.asarray(moments.autocovariance[0] + np.einsum("rv,rv->v", c, c))
-
-
-def _sum(moments: Moments, factor: DesignFactor) -> FloatArray:
-    """``1'd``, (V,)."""
-    return np.asarray(moments.total + factor.constant @ moments.products[0])
-
-
-def _status(reference: FloatArray, squares: FloatArray, total: FloatArray, n_kept: int) -> IntArray:
-    """Why a voxel cannot be estimated: `CONSTANT`, `NOT_FINITE`, or 0."""
-    finite = np.isfinite(squares) & np.isfinite(total) & np.isfinite(reference)
-    spread = np.sqrt(np.maximum(squares - total**2 / n_kept, 0.0) / n_kept)
-    constant = spread <= CONSTANT_VOXEL * np.abs(reference + total / n_kept)
-    status = np.where(constant, CONSTANT, ESTIMATED)
-    return np.where(finite, status, NOT_FINITE).astype(np.int8)
-
-
-def mean_and_spread(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Mean and standard deviation of every voxel over time, in the data's units.
-
-    Parameters
-    ----------
-    moments : Moments
-        Of a whole run, V voxels.
-    model : Model
-
-    Returns
-    -------
-    mean, spread : (V,) arrays
-        The deviation about the mean, squares divided by the number of volumes.
-    status : (V,) int8 array
-        `CONSTANT`, `NOT_FINITE`, or 0.
-    """
-    n_kept = model.factor.n_kept
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        squares, total = _squares(moments), _sum(moments, model.factor)
-        spread = np.sqrt(np.maximum(squares - total**2 / n_kept, 0.0) / n_kept)
-        status = _status(moments.reference, squares, total, n_kept)
-        return moments.reference + total / n_kept, spread, status
-
-
-def units_of(moments: Moments, model: Model) -> tuple[FloatArray, FloatArray]:
-    """What turns the series d about the reference into the fit's: ``slope * (d + offset)``.
-
-    Parameters
-    ----------
-    moments : Moments
-    model : Model
-
-    Returns
-    -------
-    slope, offset : (V,) arrays
-    """
-    return _units(moments.reference, _sum(moments, model.factor), model)
-
-
-def _units(reference: FloatArray, total: FloatArray, model: Model) -> tuple[FloatArray, FloatArray]:
-    if not model.percent:
-        return np.ones_like(reference), reference
-    mean = np.maximum(reference + total / model.factor.n_kept, 1.0)
-    # 100 * (y / mean - 1) with y = reference + d; never the difference of two large numbers.
-    return 100.0 / mean, reference - mean
 
 
 def _about_offset(moments: Moments, offset: FloatArray, model: Model) -> Moments:

@@ -11,8 +11,9 @@ import numpy as np
 from chunkglm._types import AnyArray
 from chunkglm.alone import has_one_thread
 from chunkglm.kernels.factor import ShiftedBasis
-from chunkglm.kernels.moments import Moments, Provisional, add_block, finish
+from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.pages import Scratch, own_pages
+from chunkglm.kernels.summing import Provisional, add_block, finish
 from chunkglm.kernels.voxels import VoxelSelection, is_view
 
 # Threads that smooth and add up beside the one that decompresses. Of a run of 91 x 109 x 91 both

@@ -10,7 +10,8 @@ from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, RunSource
 from chunkglm.kernels.factor import ShiftedBasis
-from chunkglm.kernels.moments import Moments, Provisional, add_block, copy_of, finish, no_moments
+from chunkglm.kernels.moments import Moments, copy_of, no_moments
+from chunkglm.kernels.summing import Provisional, add_block, finish
 from chunkglm.kernels.voxels import VoxelSelection, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks

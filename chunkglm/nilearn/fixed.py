@@ -11,8 +11,8 @@ from nilearn.surface import SurfaceImage
 from chunkglm._types import FloatArray
 from chunkglm.errors import MapsError
 from chunkglm.kernels.estimate import statistics
+from chunkglm.kernels.level import ESTIMATED
 from chunkglm.kernels.pooling import Estimate, pool
-from chunkglm.kernels.solve import ESTIMATED
 from chunkglm.nilearn.maps import VoxelMaps
 from chunkglm.nilearn.workers import give_back
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from chunkglm._types import AnyArray
 from chunkglm.glm.thresholding import clusters, threshold
-from chunkglm.kernels.solve import CONSTANT, ESTIMATED, EXPLAINED, NOT_FINITE
+from chunkglm.kernels.level import CONSTANT, ESTIMATED, EXPLAINED, NOT_FINITE
 from chunkglm.reporting.sources import Source
 from chunkglm.schema import SPACE
 

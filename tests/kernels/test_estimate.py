@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from chunkglm.kernels.estimate import VOXELS_IN_CACHE, contrast_maps, model_maps
 from chunkglm.kernels.factor import factor_design
-from chunkglm.kernels.moments import of_series
+from chunkglm.kernels.level import CONSTANT, ESTIMATED, NOT_FINITE
 from chunkglm.kernels.noise import AR
-from chunkglm.kernels.solve import CONSTANT, ESTIMATED, NOT_FINITE, Model
+from chunkglm.kernels.solve import Model
+from chunkglm.kernels.summing import of_series
 
 # Effects against brute force, in standard errors; variances, covariances and sigma2 relative. The
 # mean is up to 1e4 times the noise, and columns are up to 24 decades apart in length. Seen in

@@ -7,21 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunkglm.kernels import moments as module
+from chunkglm.kernels import summing as module
 from chunkglm.kernels.factor import ShiftedBasis, factor_design
-from chunkglm.kernels.moments import (
+from chunkglm.kernels.moments import Moments, copy_of, in_units, no_moments, shifted_by
+from chunkglm.kernels.segments import Segments, joined, segments_of_mask, whole_run
+from chunkglm.kernels.summing import (
     SAMPLES_IN_CACHE,
-    Moments,
     Provisional,
     add_block,
-    copy_of,
     finish,
-    in_units,
-    no_moments,
     of_series,
-    shifted_by,
 )
-from chunkglm.kernels.segments import Segments, joined, segments_of_mask, whole_run
 
 # Sums in another order differ by rounding, relative to the sum of absolute values. Seen: 2e-15.
 ANOTHER_ORDER = 1e-14

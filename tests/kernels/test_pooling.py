@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import block_diag
 
 from chunkglm.kernels.estimate import statistics
+from chunkglm.kernels.level import CONSTANT, ESTIMATED, OUTSIDE_MASK
 from chunkglm.kernels.pooling import (
     DIGITS_LOST,
     NO_RUN,
@@ -17,7 +18,6 @@ from chunkglm.kernels.pooling import (
     pool,
     take_out,
 )
-from chunkglm.kernels.solve import CONSTANT, ESTIMATED, OUTSIDE_MASK
 
 # Sums of a dozen runs in another order, relative to the largest. Seen: 5e-16.
 ANOTHER_ORDER = 1e-13

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 from chunkglm.kernels.estimate import contrast_maps, estimate, model_maps
 from chunkglm.kernels.factor import DesignFactor, factor_design
-from chunkglm.kernels.moments import Moments, of_series
+from chunkglm.kernels.level import ESTIMATED
+from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import AR, LARGEST_PARTIAL
 from chunkglm.kernels.segments import segments_of_mask
-from chunkglm.kernels.solve import ESTIMATED, Model, residual_autocovariance, solve
+from chunkglm.kernels.solve import Model, residual_autocovariance, solve
+from chunkglm.kernels.summing import of_series
 
 # Effects in standard errors; variances, covariances and sigma2 relative. Seen in 4,000 runs: 3e-10.
 TOLERANCE = 1e-8
