@@ -105,29 +105,29 @@ def copy_of(moments: Moments) -> Moments:
     return Moments(*(part.copy() for part in moments))
 
 
-def in_units(moments: Moments, slope: float, intercept: float) -> Moments:
-    """Moments of ``slope * y + intercept``, given those of y.
+def put_in_units(moments: Moments, slope: float, intercept: float) -> None:
+    """Turn moments of y into those of ``slope * y + intercept``, in place.
 
     Parameters
     ----------
     moments : Moments
+        Changed.
     slope, intercept : float
         A NIfTI header's scaling; integers are summed as they lie in the file and scaled once here.
-
-    Returns
-    -------
-    Moments
     """
     if slope == 1.0 and intercept == 0.0:
-        return moments
-    return Moments(
-        moments.reference * slope + intercept,
-        moments.products * slope,
-        moments.autocovariance * slope**2,
-        moments.total * slope,
-        moments.head * slope,
-        moments.tail * slope,
-    )
+        return
+    np.add(moments.reference * slope, intercept, out=moments.reference)
+    for part in (moments.products, moments.total, moments.head, moments.tail):
+        np.multiply(part, slope, out=part)
+    np.multiply(moments.autocovariance, slope**2, out=moments.autocovariance)
+
+
+def in_units(moments: Moments, slope: float, intercept: float) -> Moments:
+    """Moments of ``slope * y + intercept``, those of y left as they are; see `put_in_units`."""
+    found = copy_of(moments)
+    put_in_units(found, slope, intercept)
+    return found
 
 
 def shifted_by(moments: Moments, offset: FloatArray, basis: ShiftedBasis) -> Moments:
