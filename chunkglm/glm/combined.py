@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from chunkglm._types import AnyArray, BoolArray, IntArray
-from chunkglm.glm.fitted import label_maps
+from chunkglm.glm.labelled import label_maps
 from chunkglm.glm.space import Grid
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.level import ESTIMATED

@@ -18,7 +18,8 @@ from chunkglm.design import (
     told_relations,
 )
 from chunkglm.errors import ContrastError
-from chunkglm.glm.fitted import FILLS, Fit, label_maps
+from chunkglm.glm.fitted import Fit
+from chunkglm.glm.labelled import FILLS, label_maps
 from chunkglm.kernels.estimate import contrast_maps, row_singular_values
 from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_moments

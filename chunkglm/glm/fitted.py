@@ -1,10 +1,7 @@
 """A fitted run: its moments, the model under which they are read, and the maps they give."""
 
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
-from math import gcd
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -14,37 +11,21 @@ import xarray as xr
 from chunkglm._types import BoolArray
 from chunkglm.design import Design
 from chunkglm.glm.algebra import sub_model
+from chunkglm.glm.labelled import maps_of_model, maps_of_signal
 from chunkglm.glm.series import predicted_of, residuals_of
-from chunkglm.glm.shown import amount, as_html, state_of
-from chunkglm.glm.space import Grid, grid_of_attrs, voxel_indices
-from chunkglm.glm.stored import Stored, read_stored, write_stored
-from chunkglm.kernels.estimate import model_maps
+from chunkglm.glm.shown import html_of_fit, text_of_fit
+from chunkglm.glm.space import Grid
 from chunkglm.kernels.factor import DesignFactor
-from chunkglm.kernels.level import OUTSIDE_MASK, signal_maps
 from chunkglm.kernels.moments import Moments
 from chunkglm.kernels.noise import AR
-from chunkglm.kernels.segments import Segments, whole_run
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.kernels.solve import Model
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.graph import Field, array_of_held, joined
-from chunkglm.lazy.maps import maps_of_moments
-from chunkglm.lazy.moments import Slabs, make_slabs, moments_fields
+from chunkglm.lazy.graph import array_of_held, joined
+from chunkglm.lazy.moments import Slabs
 from chunkglm.lazy.neighbours import with_neighbours
-from chunkglm.lazy.packed import packed, unpacked
 from chunkglm.lazy.where import here_unless_told
-from chunkglm.schema import (
-    MODEL_MAPS,
-    MOMENTS,
-    REGRESSOR,
-    SIGNAL_MAPS,
-    SPACE,
-    TIME,
-    VOXEL,
-    VOXEL_STATUS,
-)
-
-FILLS = {"voxel_status": float(OUTSIDE_MASK)}
+from chunkglm.schema import REGRESSOR
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -146,6 +127,10 @@ class Fit:
         StoreError
             When something is in the way, another process is writing it, or there is no room.
         """
+        # What only stores need is loaded with them.
+        from chunkglm.glm.form import stored_form
+        from chunkglm.glm.stored import write_stored
+
         return write_stored(stored_form(self), path, overwrite, storage_options)
 
     @property
@@ -179,12 +164,12 @@ class Fit:
 
         Of runs joined by `concatenate`, which are scaled first, it is 0.
         """
-        return self._signal()["mean"]
+        return maps_of_signal(self)["mean"]
 
     @property
     def tsnr(self) -> xr.DataArray:
         """Mean over standard deviation over time, (x, y, z); drifts and task count as noise."""
-        return self._signal()["tsnr"]
+        return maps_of_signal(self)["tsnr"]
 
     def select(self, regressors: Any) -> "Fit":
         """Return the fit of a model with some of the regressors, from the moments alone; lazy.
@@ -280,60 +265,15 @@ class Fit:
 
     def _map(self, name: str) -> xr.DataArray:
         """One of the maps, with the grid that a Dataset has."""
-        maps = self._maps()
+        maps = maps_of_model(self)
         return maps[name].assign_attrs(maps.attrs)
-
-    def _maps(self) -> xr.Dataset:
-        specs = {**MODEL_MAPS, VOXEL_STATUS.name: VOXEL_STATUS}
-        leading = {"beta": (len(self.design.names),), "ar": (self.noise.order,)}
-        fields = {n: Field(leading.get(n, ()), spec.dtype) for n, spec in specs.items()}
-        arrays = maps_of_moments(
-            self.solved_from, self.slabs, model_maps, (self.model,), fields, FILLS
-        )
-        return label_maps(arrays, specs, self.grid)
-
-    def _signal(self) -> xr.Dataset:
-        fields = {n: Field((), spec.dtype) for n, spec in SIGNAL_MAPS.items()}
-        arrays = maps_of_moments(self.moments, self.slabs, signal_maps, (self.factor,), fields, {})
-        return label_maps(arrays, SIGNAL_MAPS, self.grid)
 
     def __repr__(self) -> str:
         """Show what it holds and whether it is computed."""
-        n_voxels = sum(self.slabs.voxel_chunks)
-        shape = " x ".join(str(n) for n in self.slabs.mask.shape)
-        return (
-            f"<chunkglm.Fit of {self.dataset.attrs['run']}\n"
-            f"  {n_voxels} voxels of {shape}, {self._volumes()}, "
-            f"{len(self.design.names)} regressors, {self.dof} degrees of freedom\n"
-            f"  noise {self.noise}, scaling {self.scaling}, smoothing "
-            f"{self.dataset.attrs['smoothing_fwhm'] or 0} mm\n"
-            f"  moments {self.dataset.nbytes / 1e6:.1f} MB in {len(self.slabs.voxel_chunks)} "
-            f"chunks, {state_of(self.dataset)}>"
-        )
+        return text_of_fit(self)
 
     def _repr_html_(self) -> str:
-        n_chunks = len(self.slabs.voxel_chunks)
-        shape = " × ".join(str(n) for n in self.slabs.mask.shape)
-        signal = "percent of each voxel's mean" if self.scaling == "percent" else "as it is"
-        fwhm = self.dataset.attrs["smoothing_fwhm"]
-        rows = {
-            "run": f"{self.dataset.attrs['run']}: {self._volumes()}",
-            "voxels": f"{sum(self.slabs.voxel_chunks)} of {shape}",
-            "design": f"{len(self.design.names)} regressors, {self.dof} degrees of freedom",
-            "noise": str(self.noise),
-            "signal": f"{signal}, {f'smoothed by {fwhm:g} mm' if fwhm else 'not smoothed'}",
-            "moments": f"{amount(self.dataset.nbytes)} in {n_chunks} chunks",
-            "a map of it": amount(8 * self.slabs.mask.size),
-            "state": state_of(self.dataset),
-        }
-        return as_html("Fit", rows, {"regressors": ", ".join(self.design.names)})
-
-    def _volumes(self) -> str:
-        segments = self.factor.segments
-        volumes = f"{segments.n_volumes} volumes"
-        if segments.n_kept < segments.n_volumes:
-            volumes += f" ({segments.n_kept} kept, in {segments.n_segments} segments)"
-        return volumes
+        return html_of_fit(self)
 
 
 def loaded(fits: Sequence[Fit]) -> list[Fit]:
@@ -357,98 +297,6 @@ def loaded(fits: Sequence[Fit]) -> list[Fit]:
     return out
 
 
-def label_maps(
-    arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid | None
-) -> xr.Dataset:
-    """Name the dims of maps and bring their grid along, where it is known."""
-    variables = {n: (specs[n].dims, a, specs[n].attrs(), _encoding(a)) for n, a in arrays.items()}
-    shape = next(iter(arrays.values())).shape[-3:]
-    coords = voxel_indices(shape)
-    return xr.Dataset(variables, coords=coords, attrs=grid.attrs() if grid else {})
-
-
-def _encoding(array: da.Array) -> dict[str, Any]:
-    """Chunks for `to_zarr`, which takes even ones only; slabs begin where the mask does."""
-    slabs = array.chunks[-1] if array.ndim else ()
-    if len(set(slabs[:-1])) <= 1 and max(slabs, default=0) == next(iter(slabs), 0):
-        return {}
-    return {"chunks": (*array.shape[:-1], gcd(*slabs[:-1]))}
-
-
-FIT = "fit"
-_FACTOR = tuple(f.name for f in fields(DesignFactor) if f.name != "segments")
-
-
-def stored_form(fitted: Fit) -> Stored:
-    """Return what a store holds of a fit: moments, design, and its factor as it was.
-
-    The factor is kept, not made again: another BLAS may choose another basis of the same space,
-    and the moments are those of this one.
-    """
-    factor, segments = fitted.factor, fitted.factor.segments
-    model = {name: np.asarray(getattr(factor, name)) for name in _FACTOR}
-    model |= {"kept": segments.kept, "edges": segments.edges, "design": fitted.design.values}
-    attrs: dict[str, Any] = {}
-    if TIME in fitted.dataset.coords:
-        model[TIME] = fitted.dataset.coords[TIME].to_numpy()
-        attrs["time"] = fitted.dataset.coords[TIME].attrs
-    edges = [p.start for p in fitted.slabs.planes] + [fitted.slabs.mask.shape[2]]
-    attrs |= {
-        "holds": FIT,
-        "moments": dict(fitted.dataset.attrs),
-        "regressors": list(fitted.design.names),
-        "design_source": fitted.design.source,
-        "noise": asdict(fitted.noise),
-        "n_lags": fitted.dataset.sizes["lag"] - 1,
-        "n_volumes": segments.n_volumes,
-        "scaling": fitted.scaling,
-        "slab_edges": edges,
-        "written": secrets.token_hex(16),
-        **fitted.grid.attrs(),
-    }
-    return Stored(packed(fitted.moments, fitted.slabs), fitted.slabs.mask, model, attrs)
-
-
-def fit_of_stored(stored: Stored, label: str) -> Fit:
-    """Return the fit that `stored_form` described; its moments stay lazy."""
-    attrs, model = stored.attrs, stored.model
-    slabs = make_slabs(stored.mask, [range(a, b) for a, b in pairwise(attrs["slab_edges"])])
-    kept, edges = (model[name].astype(np.intp) for name in ("kept", "edges"))
-    whole = len(kept) == attrs["n_volumes"] and len(edges) == 2
-    segments = whole_run(len(kept)) if whole else Segments(int(attrs["n_volumes"]), kept, edges)
-    found: dict[str, Any] = {name: model[name] for name in _FACTOR}
-    found |= {
-        "pivots": model["pivots"].astype(np.intp),
-        "rank": int(model["rank"]),
-        "constant_in_span": bool(model["constant_in_span"]),
-    }
-    factor = DesignFactor(**found, segments=segments)
-    fields_ = moments_fields(factor.shifted_basis(int(attrs["n_lags"])))
-    moments = moments_dataset(unpacked(stored.moments, slabs, fields_), slabs, attrs["moments"])
-    if TIME in model:
-        moments = moments.assign_coords({TIME: (TIME, model[TIME], attrs["time"])})
-    return Fit(
-        moments,
-        Design(model["design"], tuple(attrs["regressors"]), attrs["design_source"]),
-        AR(**attrs["noise"]),
-        attrs["scaling"],
-        grid_of_attrs(attrs, label),
-        slabs,
-        factor,
-    )
-
-
-def moments_dataset(
-    arrays: Mapping[str, da.Array], slabs: Slabs, attrs: Mapping[str, Any]
-) -> xr.Dataset:
-    """Name the dims of moments, and say where their voxels lie."""
-    volume = np.ascontiguousarray(slabs.mask.T)
-    z, y, x = np.unravel_index(np.flatnonzero(volume), volume.shape)
-    coords = {n: (VOXEL, v.astype(np.int32)) for n, v in zip(SPACE, (x, y, z), strict=True)}
-    variables = {n: (MOMENTS[n].dims, a, MOMENTS[n].attrs()) for n, a in arrays.items()}
-    return xr.Dataset(variables, coords=coords, attrs=attrs)
-
-
 def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> Fit:
     """Open a fit that `Fit.save` stored; contrasts are taken from it with no image data.
 
@@ -470,8 +318,10 @@ def open_fit(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> 
         When it is not there, not complete, or not a fit.
     """
     # zarr takes 0.3 s to import, and only stores need it.
+    from chunkglm.glm.form import FIT, parts_of_stored
+    from chunkglm.glm.stored import read_stored
     from chunkglm.io.checked import damage_told
 
     stored, label = read_stored(path, FIT, storage_options)
     with damage_told(label):
-        return fit_of_stored(stored, label)
+        return Fit(**parts_of_stored(stored, label))

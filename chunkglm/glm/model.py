@@ -21,8 +21,9 @@ from chunkglm.design import (
 )
 from chunkglm.errors import DesignError, ImageError, MaskError, warn_user
 from chunkglm.glm.algebra import moments_within
-from chunkglm.glm.fitted import Fit, moments_dataset
+from chunkglm.glm.fitted import Fit
 from chunkglm.glm.inputs import read_here
+from chunkglm.glm.labelled import moments_dataset
 from chunkglm.glm.masks import load_mask
 from chunkglm.glm.runs import check_run, open_run, untouched_source
 from chunkglm.glm.space import Grid, grid_of, short_header
@@ -38,7 +39,7 @@ from chunkglm.kernels.noise import AR, DEFAULT_NOISE, check_order, parse_noise
 from chunkglm.kernels.segments import Segments, segments_of_mask
 from chunkglm.kernels.smoothing import sigma_in_voxels
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.moments import make_slabs, moments_of_array, moments_of_source
+from chunkglm.lazy.moments import Slabs, make_slabs, moments_of_array, moments_of_source
 from chunkglm.schema import SPACE, TIME
 from chunkglm.sizes import moment_bytes
 from chunkglm.sizes import slabs as plan_slabs
@@ -174,21 +175,12 @@ def fit(
     fwhm = _check_fwhm(smoothing_fwhm)
     sigma = _sigma(fwhm, grid.matrix())
     _sigma(noise.smooth_fwhm, grid.matrix())  # refused here, not when a map is taken
-    per_plane = voxels.sum(axis=(0, 1)).tolist()
-    size = moment_bytes(basis.rank, noise.order, segments.n_segments)
-    unit = source.plane_unit if source else 1
-    slabs = make_slabs(voxels, plan_slabs(per_plane, size, unit))
-    if source is not None:
-        arrays = moments_of_source(source, slabs, basis, sigma)
-    else:
-        data = run.transpose(*SPACE, TIME).data
-        data = data if isinstance(data, da.Array) else da.from_array(data)
-        arrays = moments_of_array(data, slabs, basis, sigma)
+    slabs = _slabs_of(voxels, basis, source.plane_unit if source else 1)
+    arrays = _moments_of(run, slabs, basis, sigma)
     fits = {}
     for key, factor in factors.items():
         found = arrays if len(factors) == 1 else moments_within(arrays, basis, factor)
-        about = {"run": label, "smoothing_fwhm": fwhm}
-        dataset = moments_dataset(found, slabs, about)
+        dataset = moments_dataset(found, slabs, {"run": label, "smoothing_fwhm": fwhm})
         if TIME in run.coords:
             dataset = dataset.assign_coords({TIME: run.coords[TIME].variable})
         fits[key] = Fit(dataset, designs[key], noise, percent, grid, slabs, factor)
@@ -196,6 +188,28 @@ def fit(
         return fits
     found_fits = list(fits.values())
     return found_fits if isinstance(design, (list, tuple)) else found_fits[0]
+
+
+def _slabs_of(voxels: BoolArray, basis: ShiftedBasis, unit: int) -> Slabs:
+    """Planes worked on together: whole units of the run's planes."""
+    per_plane = voxels.sum(axis=(0, 1)).tolist()
+    size = moment_bytes(basis.rank, basis.n_lags, basis.segments.n_segments)
+    return make_slabs(voxels, plan_slabs(per_plane, size, unit))
+
+
+def _moments_of(
+    run: xr.DataArray,
+    slabs: Slabs,
+    basis: ShiftedBasis,
+    sigma: tuple[float, float, float] | None,
+) -> dict[str, da.Array]:
+    """One pass over a run on disk, or over whatever array it is."""
+    source = untouched_source(run)
+    if source is not None:
+        return moments_of_source(source, slabs, basis, sigma)
+    data = run.transpose(*SPACE, TIME).data
+    data = data if isinstance(data, da.Array) else da.from_array(data)
+    return moments_of_array(data, slabs, basis, sigma)
 
 
 def _by_key(design: Any) -> Mapping[Any, Any]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from chunkglm.lazy.moments import passes_in
+
+if TYPE_CHECKING:
+    from chunkglm.glm.fitted import Fit
 
 _CELL = "padding:0.1em 0.8em 0.1em 0;text-align:left;vertical-align:top;background:none"
 _NAME = "font-weight:600;white-space:nowrap"
@@ -92,6 +95,48 @@ def amount(n_bytes: int) -> str:
             tenths = -(-n_bytes * 10 // size)
             return f"{tenths / 10:.1f} {unit}" if unit == "GB" else f"{-(-n_bytes // size)} {unit}"
     return f"{n_bytes} B"
+
+
+def text_of_fit(fit: "Fit") -> str:
+    """What a fit holds and whether it is computed."""
+    n_voxels = sum(fit.slabs.voxel_chunks)
+    shape = " x ".join(str(n) for n in fit.slabs.mask.shape)
+    return (
+        f"<chunkglm.Fit of {fit.dataset.attrs['run']}\n"
+        f"  {n_voxels} voxels of {shape}, {_volumes_of(fit)}, "
+        f"{len(fit.design.names)} regressors, {fit.dof} degrees of freedom\n"
+        f"  noise {fit.noise}, scaling {fit.scaling}, smoothing "
+        f"{fit.dataset.attrs['smoothing_fwhm'] or 0} mm\n"
+        f"  moments {fit.dataset.nbytes / 1e6:.1f} MB in {len(fit.slabs.voxel_chunks)} "
+        f"chunks, {state_of(fit.dataset)}>"
+    )
+
+
+def html_of_fit(fit: "Fit") -> str:
+    """Return the same as a table."""
+    n_chunks = len(fit.slabs.voxel_chunks)
+    shape = " × ".join(str(n) for n in fit.slabs.mask.shape)
+    signal = "percent of each voxel's mean" if fit.scaling == "percent" else "as it is"
+    fwhm = fit.dataset.attrs["smoothing_fwhm"]
+    rows = {
+        "run": f"{fit.dataset.attrs['run']}: {_volumes_of(fit)}",
+        "voxels": f"{sum(fit.slabs.voxel_chunks)} of {shape}",
+        "design": f"{len(fit.design.names)} regressors, {fit.dof} degrees of freedom",
+        "noise": str(fit.noise),
+        "signal": f"{signal}, {f'smoothed by {fwhm:g} mm' if fwhm else 'not smoothed'}",
+        "moments": f"{amount(fit.dataset.nbytes)} in {n_chunks} chunks",
+        "a map of it": amount(8 * fit.slabs.mask.size),
+        "state": state_of(fit.dataset),
+    }
+    return as_html("Fit", rows, {"regressors": ", ".join(fit.design.names)})
+
+
+def _volumes_of(fit: "Fit") -> str:
+    segments = fit.factor.segments
+    volumes = f"{segments.n_volumes} volumes"
+    if segments.n_kept < segments.n_volumes:
+        volumes += f" ({segments.n_kept} kept, in {segments.n_segments} segments)"
+    return volumes
 
 
 def _largest(chunks: Iterable[tuple[int, ...]], itemsize: int) -> int:

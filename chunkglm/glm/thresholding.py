@@ -11,7 +11,7 @@ import xarray as xr
 
 from chunkglm._types import BoolArray
 from chunkglm.errors import MapsError
-from chunkglm.glm.fitted import label_maps
+from chunkglm.glm.labelled import label_maps
 from chunkglm.glm.masks import load_mask
 from chunkglm.glm.space import Grid, grid_of
 from chunkglm.kernels.multiple import Height, HeightControl
