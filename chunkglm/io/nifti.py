@@ -86,7 +86,13 @@ class NiftiRun:
         return self.path.rpartition("/")[2]
 
     def blocks(
-        self, planes: range, n_volumes: int, *, even: bool = True, digest: Any = None
+        self,
+        planes: range,
+        n_volumes: int,
+        *,
+        even: bool = True,
+        digest: Any = None,
+        lasting: int = 1,
     ) -> Generator[tuple[int, AnyArray]]:
         """Read forwards, block by block.
 
@@ -100,13 +106,15 @@ class NiftiRun:
             Blocks as even as possible; otherwise all but the last have `n_volumes`.
         digest : hashlib object, optional
             Given every byte of the file as it lies there, by the time the last block is.
+        lasting : int
+            Blocks that stay as they are: the last, and those before it.
 
         Yields
         ------
         first : int
             The block's first volume.
         block : (t, z, y, x) array
-            In the file's dtype, unscaled; the next may overwrite it.
+            In the file's dtype, unscaled; the next, or one after it, may overwrite it.
 
         Raises
         ------
@@ -117,7 +125,7 @@ class NiftiRun:
         times = (even_blocks if even else whole_blocks)(self.shape[3], n_volumes)
         forwards = self.forward_only or digest is not None
         beside = forwards and not has_one_thread()
-        held = BLOCKS_AHEAD if beside else 1
+        held = lasting - 1 + (BLOCKS_AHEAD if beside else 1)
         found = self._blocks(planes, times, held, forwards=forwards, digest=digest)
         if beside:
             # Decompression (one core, 0.45 GB/s) runs beside whatever is done with the blocks.

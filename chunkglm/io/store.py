@@ -4,10 +4,12 @@ import base64
 import hashlib
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,10 @@ FORMAT = 1
 BOLD = "bold"
 DIMS = ("x", "y", "z", "time")
 
-# Chunks turned and compressed at once.
+# Chunks turned and compressed at once, and blocks of which they may be: so that neither who reads
+# nor who writes waits for the other at each.
 WRITERS = 2
+BLOCKS_WRITTEN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,27 +190,52 @@ def write_store(
     with committed(place, overwrite=overwrite, needed=needed) as store:
         group = zarr.create_group(store, zarr_format=3, attributes=_attributes(run))
         array = _create_bold(group, run, chunks)
-        writer, n_planes = ChunkWriter(store, array), chunks[2]
         digest = hashlib.sha256()
-        blocks = run.blocks(range(run.shape[2]), chunks[3], even=False, digest=digest)
-        with ThreadPoolExecutor(_writers(run)) as threads, closing(blocks) as stream:
-            for first, block in stream:
-
-                def write(z: int, first: int = first, block: AnyArray = block) -> None:
-                    writer.write(block[:, z : z + n_planes], z, first)
-
-                list(threads.map(write, range(0, run.shape[2], n_planes)))
-                advance(block.shape[0])
+        blocks = run.blocks(
+            range(run.shape[2]), chunks[3], even=False, digest=digest, lasting=BLOCKS_WRITTEN
+        )
+        with closing(blocks) as stream:
+            _write_blocks(ChunkWriter(store, array), stream, run, chunks[2], advance)
         _write_times(group, run)
         group.update_attributes({"source": {**_source(run), "sha256": digest.hexdigest()}})
 
 
-def _writers(run: NiftiRun) -> int:
-    """Threads that write."""
+def _write_blocks(
+    writer: ChunkWriter,
+    blocks: Iterator[tuple[int, AnyArray]],
+    run: NiftiRun,
+    n_planes: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Write the chunks of all blocks, in slabs of planes."""
     # Decompression takes as long as all the rest and a core to itself: with two writers on two
-    # cores it was held up, and one of them then waited for it (1.38 s for 423 MB, and 1.2).
+    # cores it was held up, and one of them then waited for it (1.38 s for 423 MB, and 1.2). At its
+    # end its core is free for the last two blocks.
     cores = (os.cpu_count() or 1) - run.compressed
-    return max(1, min(WRITERS, cores))
+    free = Semaphore(max(1, min(WRITERS, cores)))
+
+    def write(block: AnyArray, z: int, first: int) -> None:
+        with free:
+            writer.write(block[:, z : z + n_planes], z, first)
+
+    begun: deque[tuple[int, list[Future[None]]]] = deque()
+
+    def finish() -> None:
+        n_volumes, slabs = begun.popleft()
+        for slab in slabs:
+            slab.result()
+        advance(n_volumes)
+
+    with ThreadPoolExecutor(WRITERS, "chunkglm-write") as threads:
+        for first, block in blocks:
+            if run.compressed and first + len(block) == run.shape[3]:
+                free.release()
+            slabs = range(0, run.shape[2], n_planes)
+            begun.append((len(block), [threads.submit(write, block, z, first) for z in slabs]))
+            if len(begun) == BLOCKS_WRITTEN:
+                finish()
+        while begun:
+            finish()
 
 
 def _create_bold(group: zarr.Group, run: NiftiRun, chunks: tuple[int, int, int, int]) -> Any:
