@@ -1,14 +1,20 @@
 """Runs, events and models for comparing the drop-in face with nilearn on the same lines."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import nibabel as nib
 import nilearn.glm.first_level
 import numpy as np
 import pandas as pd
+import pytest
+from nilearn.glm import threshold_stats_img
+from nilearn.reporting import get_clusters_table
 
 import chunkglm.nilearn
+from chunkglm.io.nifti import NiftiRun
 
 T_R = 2.0
 AFFINE = np.array([[-3.0, 0, 0, 14], [0, 3, 0, -15], [0, 0, 3.5, -14], [0, 0, 0, 1]])
@@ -53,20 +59,46 @@ def make_mask() -> Any:
     return nib.Nifti1Image(((grid**2).sum(axis=0) < 0.7).astype(np.uint8), AFFINE)
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Neither's warnings are what is compared."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def blocks_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Volumes of a block, of each pass over a NIfTI file from now on."""
+    passes: list[int] = []
+    original = NiftiRun.blocks
+
+    def counted(self: Any, planes: range, n_volumes: int) -> Any:
+        passes.append(n_volumes)
+        return original(self, planes, n_volumes)
+
+    monkeypatch.setattr(NiftiRun, "blocks", counted)
+    return passes
+
+
+def check_nilearn_takes(z: Any, mask: Any) -> None:
+    """A map of z goes through nilearn's thresholds and tables."""
+    image, height = threshold_stats_img(z, mask, alpha=0.05)
+    assert np.count_nonzero(image.get_fdata())
+    assert len(get_clusters_table(z, height, two_sided=True))
+
+
 def fit_both(run_imgs: Any, *, model: Any = None, **choices: Any) -> tuple[Any, Any]:
     """The same model fitted by chunkglm and by nilearn."""
     found = []
     for module in (chunkglm.nilearn, nilearn.glm.first_level):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             parameters = {"t_r": T_R, "mask_img": make_mask(), **(model or {})}
             found.append(module.FirstLevelModel(**parameters).fit(run_imgs, **choices))
     return found[0], found[1]
 
 
 def contrast_both(models: tuple[Any, Any], contrast: Any, **choices: Any) -> tuple[Any, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         ours, theirs = (m.compute_contrast(contrast, **choices) for m in models)
     return ours, theirs
 

@@ -13,6 +13,7 @@ from helpers_drop_in import (
     AFFINE,
     SAME_FROM_INTEGERS,
     T_R,
+    blocks_read,
     check_images,
     check_same,
     fit_both,
@@ -321,14 +322,7 @@ def test_runs__from_files_are_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, choices: Any
 ) -> None:
     nib.save(RUN, tmp_path / "run.nii.gz")
-    passes: list[range] = []
-    original = NiftiRun.blocks
-
-    def counted(self: Any, planes: range, n_volumes: int) -> Any:
-        passes.append(planes)
-        return original(self, planes, n_volumes)
-
-    monkeypatch.setattr(NiftiRun, "blocks", counted)
+    passes = blocks_read(monkeypatch)
     monkeypatch.setattr(NiftiRun, "read", None)
     ours = FirstLevelModel(t_r=T_R, mask_img=make_mask(), **model)
     ours.fit(tmp_path / "run.nii.gz", EVENTS, **choices)

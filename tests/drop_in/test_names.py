@@ -12,13 +12,20 @@ import nilearn.glm.first_level
 import nilearn.image
 import numpy as np
 import pytest
-from helpers_drop_in import T_R, check_images, fit_both, make_events, make_mask, make_run
+from helpers_drop_in import (
+    T_R,
+    blocks_read,
+    check_images,
+    fit_both,
+    make_events,
+    make_mask,
+    make_run,
+)
 from nilearn.maskers import SurfaceMasker
 from nilearn.surface import InMemoryMesh, SurfaceImage
 
 import chunkglm as cg
 import chunkglm.nilearn
-from chunkglm.io.nifti import NiftiRun
 from chunkglm.nilearn import FirstLevelModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "nilearn.md"
@@ -140,14 +147,7 @@ def test_mean_img__is_nilearns(tmp_path: Path) -> None:
 
 def test_mean_img__holds_a_block_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nib.save(make_run(), tmp_path / "run.nii.gz")
-    blocks = []
-    original = NiftiRun.blocks
-
-    def counted(self: Any, planes: range, n_volumes: int) -> Any:
-        blocks.append(n_volumes)
-        return original(self, planes, n_volumes)
-
-    monkeypatch.setattr(NiftiRun, "blocks", counted)
+    blocks = blocks_read(monkeypatch)
     monkeypatch.setattr("chunkglm.sizes.SERIES_BYTES", 40_000)
     chunkglm.nilearn.mean_img(tmp_path / "run.nii.gz")
     assert blocks == [6]
