@@ -180,7 +180,8 @@ def _of_maps(maps: Any, threads: int) -> Plan:
 def _in_memory(graph: HighLevelGraph) -> int:
     """Bytes of the arrays that a graph holds."""
     values = (v for layer in graph.layers.values() for v in dict(layer).values())
-    arrays = {id(a): a for v in values if isinstance(a := getattr(v, "value", v), np.ndarray)}
+    each = (part for v in values for part in (v if isinstance(v, tuple) else (v,)))
+    arrays = {id(a): a for v in each if isinstance(a := getattr(v, "value", v), np.ndarray)}
     return sum(a.nbytes for a in arrays.values())
 
 

@@ -13,6 +13,7 @@ from helpers.measure_peak import STATUS, measured
 
 import chunkglm as cg
 from chunkglm.errors import DesignError, MapsError, MemoryLimitError
+from chunkglm.glm import planning
 
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 LEAST_SHARE = 0.4
@@ -165,8 +166,13 @@ def test_plan__of_maps_and_of_their_fixed_effects_are_the_same(small: Path, fold
     assert found == cg.plan(cg.fixed_effects(maps))
     assert found.bytes_read == sum(run.stat().st_size for run in runs)
     assert found.tasks > cg.plan(maps[0]).tasks
-    held = cg.plan([one.compute() for one in maps])
+    computed = [one.compute() for one in maps]
+    held = cg.plan(computed)
     assert (held.bytes_read, held.chunks) == (0, 0)
+    # What is combined, and nothing else, is counted where it lies in the graph.
+    combined = ("effect_size", "effect_variance", "dof", "voxel_status")
+    graph = cg.fixed_effects(computed).__dask_graph__()
+    assert planning._in_memory(graph) == sum(one[n].nbytes for one in computed for n in combined)
 
 
 def test_plan__of_a_changed_run_counts_its_blocks(small: Path) -> None:
