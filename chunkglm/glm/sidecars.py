@@ -141,7 +141,7 @@ def read_sidecar(path: Path, label: str) -> tuple[dict[str, Any], list[str]]:
         When it cannot be read, or does not say what the maps are.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes().decode())
         attrs = {key: found[name] for key, name in _KEYS.items() if found.get(name) is not None}
         stats = [str(stat) for stat in found.get(_MAPS, [])]
     except (OSError, ValueError, TypeError, AttributeError) as error:

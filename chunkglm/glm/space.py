@@ -76,12 +76,12 @@ def grid_of(array: Any, label: str) -> Grid:
         When there is no affine, or coordinates are not evenly spaced.
     """
     whole = grid_of_attrs(array.attrs, label)
-    kept = np.eye(4)
+    kept, coords = np.eye(4), array.coords.variables
     for axis, dim in enumerate(SPACE):
-        if dim not in array.coords or not array.sizes[dim]:
+        if dim not in coords or not coords[dim].size:
             continue
-        indices = np.asarray(array.coords.variables[dim].values, dtype=np.float64)
-        if np.array_equal(indices, np.arange(indices.size)):
+        indices = np.asarray(coords[dim].values, dtype=np.float64)
+        if (indices == np.arange(indices.size)).all():
             continue  # all of them
         steps = np.diff(indices)
         step = steps[0] if steps.size else 1.0

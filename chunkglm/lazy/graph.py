@@ -7,6 +7,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask._task_spec import Task, TaskRef
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -37,6 +38,20 @@ class Take:
     def __call__(self, found: Mapping[str, AnyArray]) -> AnyArray:
         """Take it."""
         return found[self.field]
+
+
+class _Apart(Task):  # type: ignore[misc]
+    """A task that dask does not join with the one after it.
+
+    What takes an array from a task's results, and what copies it for the user, would be joined into
+    a graph within the graph, which dask sorts anew each time: of eight maps 1.4 of 7.5 ms.
+    """
+
+    __slots__ = ()
+
+    @property
+    def block_fusion(self) -> bool:
+        return True
 
 
 def array_of_held(data: AnyArray, chunks: tuple[int, ...]) -> da.Array:
@@ -94,8 +109,9 @@ def arrays_of_tasks(
     dependencies : sequence of dask arrays
         Whose keys the tasks use.
     take : callable, optional
-        ``take(field, key)`` is the task that makes a block, where it does more than take the field
-        from what the task of that key returned; keys are then whatever it understands.
+        ``take(field, key)`` is a function, and the keys of what it is given, that makes a block,
+        where it does more than take the field from what the task of that key returned; keys are
+        then whatever it understands.
 
     Returns
     -------
@@ -110,7 +126,8 @@ def arrays_of_tasks(
     for field, spec in fields.items():
         layer_name = f"{field}-{name}"
         zeros = (0,) * (len(spec.leading) + len(trailing_chunks) - 1)
-        layer = {(layer_name, *zeros, i): take(field, key) for i, key in enumerate(keys)}
+        blocks = [((layer_name, *zeros, i), take(field, key)) for i, key in enumerate(keys)]
+        layer = {key: _Apart(key, made, *map(TaskRef, of)) for key, (made, *of) in blocks}
         graph = HighLevelGraph(
             {**base.layers, layer_name: layer},
             {**base.dependencies, layer_name: {name}},
@@ -144,7 +161,7 @@ def tasks_behind(parts: Mapping[str, da.Array]) -> list[Key] | None:
         graph = part.__dask_graph__()
         layer = graph.layers.get(part.name) if isinstance(graph, HighLevelGraph) else None
         tasks = [] if layer is None else [layer.get(key) for key in block_keys(part)]
-        taken = [t[1] for t in tasks if isinstance(t, tuple) and t[0] == Take(field)]
+        taken = [t.args[0].key for t in tasks if isinstance(t, _Apart) and t.func == Take(field)]
         if len(taken) != part.numblocks[-1]:
             return None
         found.append(taken)
