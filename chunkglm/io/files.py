@@ -12,9 +12,11 @@ from chunkglm.errors import ChunkglmError, ImageError
 # Bytes fetched ahead of a reader that goes forwards through a remote file.
 _AHEAD = 8 << 20
 
-# Bytes read and hashed at once, and how many such pieces may wait for the checksum.
+# Bytes read at once, how many such pieces are hashed at once, and how often as many may wait. Each
+# time the thread that hashes is woken, it takes the core of another.
 _PIECE = 1 << 18
-_PIECES_WAITING = 8
+_PIECES_HASHED = 8
+_WAITING = 2
 
 WEB = ("http://", "https://")
 
@@ -88,6 +90,7 @@ class HashedFile:
         self._file, self._digest = file, digest
         self._thread = ThreadPoolExecutor(1, "chunkglm-checksum")
         self._begun: deque[Future[None]] = deque()
+        self._pieces: list[bytes] = []
 
     def __enter__(self) -> "HashedFile":
         return self
@@ -109,14 +112,25 @@ class HashedFile:
         return n
 
     def _hash(self, piece: bytes) -> None:
-        self._begun.append(self._thread.submit(self._digest.update, piece))
-        if len(self._begun) > _PIECES_WAITING:
+        self._pieces.append(piece)
+        if len(self._pieces) == _PIECES_HASHED:
+            self._hash_pieces()
+        if len(self._begun) > _WAITING:
             self._begun.popleft().result()
+
+    def _hash_pieces(self) -> None:
+        self._begun.append(self._thread.submit(self._update, self._pieces))
+        self._pieces = []
+
+    def _update(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._digest.update(piece)
 
     def finish(self) -> None:
         """Take what is left of the file into the checksum, and wait for it."""
         while self.read(_PIECE):
             pass
+        self._hash_pieces()
         self._thread.shutdown()
 
     def close(self) -> None:
