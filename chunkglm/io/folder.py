@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chunkglm.errors import StoreError
@@ -22,6 +23,10 @@ ROOT = "zarr.json"
 BEST_COMPRESSION = 8
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Files of an old store removed at once: on a disk that is told of every block that falls free, each
+# waits for it (84 files of 2 MB one after the other 83 ms, so 62).
+_REMOVERS = 8
 
 # Looks, 50 ms apart, that must find nothing before what was begun counts as removed.
 _QUIET = 4
@@ -127,6 +132,9 @@ def _discard(old: Path, folder: Path) -> None:
     """Remove an old store, under a name that no writer takes for a whole one to bring back."""
     doomed = hidden(folder, f"{secrets.token_hex(4)}.partial")
     old.rename(doomed)
+    files = [Path(parent) / name for parent, _, names in os.walk(doomed) for name in names]
+    with ThreadPoolExecutor(_REMOVERS, "chunkglm-remove") as threads:
+        list(threads.map(Path.unlink, files))
     shutil.rmtree(doomed)
 
 
