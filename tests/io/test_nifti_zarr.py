@@ -183,6 +183,30 @@ def test_read__does_not_touch_chunks_outside_what_is_asked(store: Path, fetched:
     assert chunks == {f"0/c/1/1/{y}/{x}" for y in (0, 1) for x in (0, 1)}
 
 
+def decoded_by_zarrs() -> Any:
+    """Chunks of small stores decoded by compiled threads, as the extra `fast` offers."""
+    pytest.importorskip("zarrs")
+    return zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_fit__is_the_same_when_zarrs_decodes(nifti: Path, tmp_path: Path, shards: bool) -> None:
+    theirs = write_nifti_zarr(tmp_path / "run.nii.zarr", nifti, shards=shards)
+    for store in (theirs, cg.convert(nifti, tmp_path / "run.zarr", progress=False)):
+        maps = cg.contrast(cg.fit(store, make_design(), mask=make_mask()), "a - b")
+        expected = maps.compute()
+        with decoded_by_zarrs():
+            assert maps.compute().identical(expected)
+
+
+def test_open_run__says_what_zarrs_cannot_decode(nifti: Path, tmp_path: Path) -> None:
+    samples = make_data().T.astype(">i2")
+    store = write_nifti_zarr(tmp_path / "run.nii.zarr", nifti, samples=samples, zarr_format=2)
+    run = cg.open_run(store)
+    with decoded_by_zarrs(), pytest.raises(ImageError, match=r"run\.nii\.zarr.*byte order"):
+        run.compute()
+
+
 def test_fit__of_a_nifti_zarr_is_that_of_the_file(store: Path, nifti: Path) -> None:
     for options in ({}, {"smoothing_fwhm": 5.0}):
         found, expected = (
