@@ -7,15 +7,13 @@ been measured. It is a ceiling: fresh processes are seen at 0.5 to 0.95 of it.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from chunkglm.sizes import (
-    BUFFERS_ALIVE,
-    MAPS_BYTES,
-    PROCESS_BYTES,
+from chunkglm.blocks import (
     block_volumes,
     smoothed_volumes,
     source_block,
     summed_volumes,
 )
+from chunkglm.sizes import BUFFERS_ALIVE, MAPS_BYTES, PROCESS_BYTES
 
 # Blocks of a run that can only be read forwards: one used, one being filled or waiting.
 BLOCKS_AHEAD = 2

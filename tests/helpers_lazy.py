@@ -14,6 +14,9 @@ import pytest
 import xarray as xr
 from hypothesis import strategies as st
 
+import chunkglm.blocks
+import chunkglm.sizes
+
 SHAPE = (5, 4, 6, 30)
 AFFINE = np.array([[-3.0, 0, 0, 6], [0, 3, 0, -5], [0, 0, 3.5, -8], [0, 0, 0, 1]])
 MAPS = ("effect_size", "effect_variance", "stat", "p_value", "z_score")
@@ -27,6 +30,16 @@ store_chunkings = st.tuples(
 
 class ComputedError(Exception):
     """Something was computed where nothing may be."""
+
+
+@contextmanager
+def small_plans(slab_bytes: int, series_bytes: int) -> Iterator[None]:
+    """Plans for a machine with next to no memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunkglm.sizes, "SMALLEST_SLAB_BYTES", slab_bytes)
+        patch.setattr(chunkglm.sizes, "SLAB_BYTES", slab_bytes)
+        patch.setattr(chunkglm.blocks, "SERIES_BYTES", series_bytes)
+        yield
 
 
 @contextmanager

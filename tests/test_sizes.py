@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import chunkglm.blocks as blocks
 import chunkglm.memory as memory
 import chunkglm.sizes as sizes
+from chunkglm.blocks import (
+    block_volumes,
+    chunks_held,
+    smoothed_volumes,
+    source_block,
+)
 from chunkglm.memory import (
     Reading,
     Smoothing,
@@ -21,16 +28,12 @@ from chunkglm.memory import (
     reading_bytes,
 )
 from chunkglm.sizes import (
-    block_volumes,
-    chunks_held,
     conversion_buffer,
     even_blocks,
     map_planes,
     moment_bytes,
     parts,
     slabs,
-    smoothed_volumes,
-    source_block,
     store_chunks,
     whole_blocks,
 )
@@ -42,7 +45,7 @@ shapes = st.tuples(
 
 
 def test_sizes__examples_in_its_documentation_hold() -> None:
-    for module in (sizes, memory):
+    for module in (sizes, blocks, memory):
         found = doctest.testmod(module)
         assert found.attempted >= 6
         assert found.failed == 0
@@ -140,19 +143,19 @@ def test_slabs__without_voxels_are_not_cut_up(voxels: list[int], size: int, unit
 def test_block_volumes__keep_their_bounds(n: int, scans: int) -> None:
     found = block_volumes(n, scans)
     assert 1 <= found <= scans
-    smallest = min(sizes.SMALLEST_BLOCK, scans)
-    assert found == smallest or 8 * n * found <= sizes.SERIES_BYTES
+    smallest = min(blocks.SMALLEST_BLOCK, scans)
+    assert found == smallest or 8 * n * found <= blocks.SERIES_BYTES
 
 
 @given(volume=st.integers(1, 10**9), scans=st.integers(1, 20_000))
 def test_block_volumes__bound_what_is_read_whatever_the_mask(volume: int, scans: int) -> None:
     found = block_volumes(1, scans, volume)
-    assert found == 1 or volume * found <= sizes.LARGEST_BLOCK_BYTES
+    assert found == 1 or volume * found <= blocks.LARGEST_BLOCK_BYTES
 
 
 @given(scans=st.integers(100, 10**6), n=st.integers(1, 10**6), volume=st.integers(1, 10**8))
 def test_block_volumes__do_not_grow_with_the_run(scans: int, n: int, volume: int) -> None:
-    longest = max(sizes.SERIES_BYTES // (8 * n), sizes.SMALLEST_BLOCK)
+    longest = max(blocks.SERIES_BYTES // (8 * n), blocks.SMALLEST_BLOCK)
     assert block_volumes(n, scans, volume) <= longest
     if scans > longest:
         assert block_volumes(n, scans, volume) == block_volumes(n, 10 * scans, volume)
@@ -170,13 +173,13 @@ def test_smoothed_volumes__bound_what_is_held(
 ) -> None:
     found = smoothed_volumes(read, scans, rank, lags, volume)
     assert 1 <= found <= scans
-    assert found <= read or found * volume <= sizes.SMOOTHED_BYTES
+    assert found <= read or found * volume <= blocks.SMOOTHED_BYTES
 
 
 @given(n=st.integers(1, 500), chunk=st.integers(1, 10_000), volume=st.integers(1, 10**7))
 def test_source_block__is_whole_chunks_or_small(n: int, chunk: int, volume: int) -> None:
     found = source_block(n, chunk, volume)
-    assert found == n or (found % chunk == 0 and found * volume <= sizes.LARGEST_BLOCK_BYTES)
+    assert found == n or (found % chunk == 0 and found * volume <= blocks.LARGEST_BLOCK_BYTES)
 
 
 @given(chunks=st.lists(st.integers(1, 50), min_size=1), data=st.data())

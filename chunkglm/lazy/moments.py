@@ -9,6 +9,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, RunSource
+from chunkglm.blocks import block_volumes, chunks_held
 from chunkglm.kernels.factor import ShiftedBasis
 from chunkglm.kernels.moments import Moments, copy_of, no_moments
 from chunkglm.kernels.summing import Provisional, add_block, finish
@@ -16,7 +17,7 @@ from chunkglm.kernels.voxels import VoxelSelection, select_voxels
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.graph import Field, arrays_of_tasks
 from chunkglm.lazy.passes import moments_in_one_pass
-from chunkglm.sizes import block_volumes, chunks_held, even_blocks
+from chunkglm.sizes import even_blocks
 
 _PREFIX = "moments-"
 

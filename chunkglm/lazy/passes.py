@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 from chunkglm._types import AnyArray, RunSource
+from chunkglm.blocks import (
+    block_volumes,
+    smoothed_volumes,
+    source_block,
+    summed_volumes,
+)
 from chunkglm.kernels.factor import ShiftedBasis
 from chunkglm.kernels.moments import Moments, no_moments, put_in_units
 from chunkglm.kernels.voxels import VoxelSelection, is_view
 from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.collecting import Collector, Smoothed, Sums
 from chunkglm.lazy.runs import scaled, scaled_dtype
-from chunkglm.sizes import (
-    block_volumes,
-    even_blocks,
-    smoothed_volumes,
-    source_block,
-    summed_volumes,
-)
+from chunkglm.sizes import even_blocks
 
 TILE_VOLUMES = 32
 

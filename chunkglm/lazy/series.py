@@ -11,6 +11,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from chunkglm._types import AnyArray, BoolArray, FloatArray, IntArray, RunSource
+from chunkglm.blocks import forward_block, series_block
 from chunkglm.errors import ImageError
 from chunkglm.kernels.series import Curves, curves_of, leave, predict, whiten
 from chunkglm.kernels.solve import Model
@@ -19,7 +20,6 @@ from chunkglm.lazy.blas import one_blas_thread
 from chunkglm.lazy.moments import Slabs
 from chunkglm.lazy.neighbours import as_solved_from, solved_from
 from chunkglm.lazy.runs import run_array
-from chunkglm.sizes import forward_block, series_block
 
 # The first volume may differ from that of the run fitted by this share of its largest sample:
 # integers are scaled after smoothing there and before it here. Seen: 7e-16.

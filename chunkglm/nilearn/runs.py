@@ -11,11 +11,11 @@ from nibabel.arrayproxy import is_proxy
 from nilearn.image import check_niimg
 
 from chunkglm._types import AnyArray, FloatArray
+from chunkglm.blocks import block_volumes
 from chunkglm.errors import ImageError
 from chunkglm.glm import open_run
 from chunkglm.glm.runs import untouched_source
 from chunkglm.schema import SPACE, TIME
-from chunkglm.sizes import block_volumes
 
 
 class _LazySamples:

@@ -148,7 +148,7 @@ def test_mean_img__is_nilearns(tmp_path: Path) -> None:
 def test_mean_img__holds_a_block_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nib.save(make_run(), tmp_path / "run.nii.gz")
     blocks = blocks_read(monkeypatch)
-    monkeypatch.setattr("chunkglm.sizes.SERIES_BYTES", 40_000)
+    monkeypatch.setattr("chunkglm.blocks.SERIES_BYTES", 40_000)
     chunkglm.nilearn.mean_img(tmp_path / "run.nii.gz")
     assert blocks == [6]
 

@@ -1,7 +1,6 @@
 """Volumes left out of a fit: the same as if they, and the pairs across them, were never there."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from helpers_lazy import (
     make_design,
     make_mask,
     one_line,
+    small_plans,
     truth_of,
     write_run,
 )
@@ -28,7 +28,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import chunkglm as cg
-import chunkglm.sizes
 from chunkglm.errors import DesignError
 from chunkglm.kernels.noise import parse_noise
 from chunkglm.kernels.smoothing import VolumeSmoother
@@ -47,16 +46,6 @@ NOISES: list[Any] = [
     cg.AR(3, initial="stationary"), cg.AR(2, iterations=2),
 ]  # fmt: skip
 EVERY_NOISE = pytest.mark.parametrize("noise", NOISES, ids=str)
-
-
-@contextmanager
-def small_plans(slab_bytes: int, series_bytes: int) -> Iterator[None]:
-    """Plans for a machine with next to no memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunkglm.sizes, "SMALLEST_SLAB_BYTES", slab_bytes)
-        patch.setattr(chunkglm.sizes, "SLAB_BYTES", slab_bytes)
-        patch.setattr(chunkglm.sizes, "SERIES_BYTES", series_bytes)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 
 import chunkglm as cg
+import chunkglm.blocks
 import chunkglm.sizes
 from chunkglm.errors import ImageError
 
@@ -73,8 +74,8 @@ def small_blocks(slab: int, block: int, forward: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunkglm.sizes, "SMALLEST_SLAB_BYTES", slab)
         patch.setattr(chunkglm.sizes, "SLAB_BYTES", slab)
-        patch.setattr(chunkglm.sizes, "SERIES_BLOCK_BYTES", block)
-        patch.setattr(chunkglm.sizes, "FORWARD_BLOCK_BYTES", forward)
+        patch.setattr(chunkglm.blocks, "SERIES_BLOCK_BYTES", block)
+        patch.setattr(chunkglm.blocks, "FORWARD_BLOCK_BYTES", forward)
         yield
 
 
@@ -216,7 +217,7 @@ def test_series__blocks_are_bounded_and_suit_a_store(tmp_path: Path) -> None:
     fit = cg.fit(run, design, mask=mask)
     for array in found_in(fit, run).values():
         largest = np.prod([max(c) for c in array.chunks])
-        assert largest * 8 <= chunkglm.sizes.SERIES_BLOCK_BYTES
+        assert largest * 8 <= chunkglm.blocks.SERIES_BLOCK_BYTES
         assert len(set(array.chunks[3][:-1])) == 1
         assert array.chunks[3][-1] <= array.chunks[3][0]
 

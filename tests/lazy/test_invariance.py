@@ -1,7 +1,6 @@
 """The same maps however the data are chunked, stored, blocked or cut into slabs."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from helpers_lazy import (
     make_data,
     make_design,
     make_mask,
+    small_plans,
     store_chunkings,
     write_run,
 )
@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import chunkglm as cg
-import chunkglm.sizes
 
 # Sums over time are added in another order: effects (in standard errors), variances (relative) and
 # z differ by rounding. Noise is 2 % of the level, sums are about the first volume, so that few
@@ -30,16 +29,6 @@ ROUNDING = 1e-12
 
 DESIGN, MASK = make_design(), make_mask()
 SLOPE, INTERCEPT = np.float32(0.37), np.float32(-11.3)
-
-
-@contextmanager
-def small_plans(slab_bytes: int, series_bytes: int) -> Iterator[None]:
-    """Plans for a machine with next to no memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunkglm.sizes, "SMALLEST_SLAB_BYTES", slab_bytes)
-        patch.setattr(chunkglm.sizes, "SLAB_BYTES", slab_bytes)
-        patch.setattr(chunkglm.sizes, "SERIES_BYTES", series_bytes)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def lazy_results(tmp_path_factory: pytest.TempPathFactory) -> list[xr.Dataset]:
     cg.convert(folder / "one.nii.gz", folder / "one.zarr", progress=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chunkglm.sizes.SMALLEST_SLAB_BYTES", 1)
-        patch.setattr("chunkglm.sizes.SERIES_BYTES", 3000)
+        patch.setattr("chunkglm.blocks.SERIES_BYTES", 3000)
         fits = [
             cg.fit(folder / "one.nii.gz", DESIGN, mask=MASK),
             cg.fit(folder / "two.nii", DESIGN, mask=MASK, smoothing_fwhm=5.0),
