@@ -28,6 +28,9 @@ README = {
     "large-memory": "its peak memory",
     "large-floor": "its time over igzip's",
     "long-nii": "peak memory of 64×76×64×6804, 4.2 GB, `.nii`",
+    "study": "8 subjects × 2 runs of 64×64×40×240, two processes",
+    "study-memory": "peak memory of one of the two",
+    "workers": "16 runs of 64×64×30×191 on two workers; on one beside it",
 }
 
 
@@ -67,6 +70,9 @@ def markdown(machine: dict[str, str], rows: list[Row], extra: dict[str, Any]) ->
             f"{row.unit} | {_number(row.ratio)} | {row.goal} | {'yes' if row.reached else 'no'} | "
             f"{row.spread} |"
         )
+    for row in rows:
+        if row.beneath:
+            lines += ["", "```text", row.beneath, "```"]
     for title, text in extra.items():
         lines += ["", f"## {title.capitalize()}", "", "```text", text.rstrip(), "```"]
     return "\n".join(lines) + "\n"
@@ -93,10 +99,10 @@ def readme_table(rows: list[Row]) -> str:
         if row.beside == "nilearn":
             left = f"{_number(row.left)} {row.unit}" if row.left is not None else row.note
         right, ratio = f"{_number(row.right)} {row.unit}", ""
-        if row.beside == "the whole brain":
+        if row.beside in ("the whole brain", "1 worker"):
             right = f"{_number(row.right)} s of {_number(row.left)} s"
         if row.ratio is not None and row.beside != "the goal":
-            times = row.goal.startswith(">=") and row.beside == "nilearn"
+            times = row.goal.startswith(">=")
             ratio = f"{_number(row.ratio)}×" if times else f"{row.ratio:.2f}"
         lines.append(f"| {title} | {left} | {right} | {ratio} |")
     return "\n".join(lines)

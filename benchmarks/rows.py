@@ -38,6 +38,7 @@ class Row:
     spread: str = ""
     beside: str = "nilearn"
     note: str = ""
+    beneath: str = ""  # lines of their own, beneath the row or the page's table
 
     def __str__(self) -> str:
         """Lay it out for a terminal."""
@@ -46,9 +47,10 @@ class Row:
         mark = "yes" if self.reached else "NO"
         beside = "" if self.beside == "nilearn" else f"left: {self.beside}. "
         said = f"{self.spread:<13}{beside}{self.note}".rstrip()
+        beneath = "".join(f"\n    {line}" for line in self.beneath.splitlines())
         return (
             f"{self.work:<{WIDTH}}{left}{self.right:10.3f} {self.unit:<3}{ratio}  "
-            f"{self.goal:<8}{mark:<4}{said}"
+            f"{self.goal:<8}{mark:<4}{said}{beneath}"
         )
 
 

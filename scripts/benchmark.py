@@ -2,13 +2,12 @@
 
     python scripts/benchmark.py --data /tmp/benchdata --json found.json
 
-Run it with nothing else going on. Timings alternate between the two sides and medians are quoted;
-peak memory and whole-process times come from fresh processes. A ratio is printed only when both
-sides give the same numbers.
+Run it with nothing else going on; all rows take a quarter of an hour. Timings alternate between the
+two sides and medians are quoted; peak memory and whole-process times come from fresh processes. A
+ratio is printed only when both sides give the same numbers.
 
     --quick                three pairs of each row, none of the rows that take minutes
     --only kernel whole    some groups of rows
-    --study                also a study beside a loop of nilearn, and 2 workers beside 1
     --growth, --profile    how time grows, and where it goes
     --check                beside benchmarks/baseline.json: what fell by more than a quarter
     --from found.json      measure nothing; make what follows from an earlier run's JSON
@@ -88,7 +87,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), metavar="GROUP",
                         help=", ".join(GROUPS))  # fmt: skip
-    parser.add_argument("--study", action="store_true")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--check", action="store_true")
@@ -153,7 +151,12 @@ GROUPS = {
     "large": _runs("large_rows"),
     "study": _study,
 }
-TAKE_MINUTES = {"long", "large"}
+TAKE_MINUTES = {"long", "large", "study"}
+
+
+def chosen(only: list[str] | None, *, quick: bool) -> list[str]:
+    """Groups to measure: all, unless some are named or it must be quick."""
+    return only or [name for name in GROUPS if not (quick and name in TAKE_MINUTES)]
 
 
 def measure(
@@ -169,12 +172,7 @@ def measure(
 
     warnings.simplefilter("ignore")
     cg.simulate_fiac(folder)
-    chosen = args.only or [
-        name
-        for name in GROUPS
-        if (args.study or name != "study") and not (args.quick and name in TAKE_MINUTES)
-    ]
-    for name in chosen:
+    for name in chosen(args.only, quick=args.quick):
         try:
             for row in GROUPS[name](folder, scratch, args.repeats):
                 show(row)

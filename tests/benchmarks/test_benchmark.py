@@ -172,33 +172,114 @@ def test_afni_commands__name_every_column_and_the_contrast(tmp_path: Path) -> No
     assert reml_command(*files[:2], tmp_path)[1:3] == ["-matrix", matrix]
 
 
+@pytest.fixture
+def printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> dict[str, str]:
+    """What the scripts of studies print, theirs to the letter, of seconds made up here."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # one of them sets these where it is imported
+    import benchmark_study
+    import scaling
+
+    for folder, n_runs in ((tmp_path, 120), (tmp_path / "usual", 16)):
+        folder.mkdir(exist_ok=True)
+        files = "\n01,bold.nii.gz,events.tsv,mask.nii.gz" * n_runs
+        (folder / "runs.csv").write_text(f"subject,bold,events,mask{files}\n")
+    # Pairs of 8 and 4, 9 and 6 seconds of 16 runs, ten times as many of 120.
+    pairs = iter([80, 40, 90, 60, 8, 4, 9, 6])
+    monkeypatch.setattr(scaling, "timed", lambda *_: (float(next(pairs)), 0.4))
+    given = ["--folder", str(tmp_path), "--pairs", "2"]
+    monkeypatch.setattr(sys, "argv", ["scaling.py", *given, "--time-only"])
+    scaling.main()
+    found = {"scaling.py": capsys.readouterr().out}
+    monkeypatch.setattr(benchmark_study, "nilearn_side", lambda *_: (33.1, 901.0))
+    monkeypatch.setattr(benchmark_study, "chunkglm_side", lambda *_: (4.9, 280.0))
+    monkeypatch.setattr(benchmark_study, "refuse_unless_same", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["benchmark_study.py", *given])
+    benchmark_study.main()
+    return {**found, "benchmark_study.py": capsys.readouterr().out}
+
+
 def test_study_rows__are_read_from_what_the_scripts_print(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    printed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import studies
 
-    printed = {
-        "benchmark_study.py": "8 subjects x 2 runs, 2 processes: nilearn 33.1 s, chunkglm 4.9 s, "
-        "ratio 6.8 (6.5-7.0), goal >= 6: yes\n  peak memory of a worker: nilearn 901 MB, chunkglm "
-        "280 MB, share 0.31 (0.30-0.32), goal <= 0.33: yes\n",
-        "scaling.py": "32 runs of 32x32x20x120, two a subject\n  1 worker     4.00 s  (3.9-4.1)\n"
-        "  2 workers    2.10 s  (2.0-2.2)\n  ratio        1.90    (1.85-1.95)  goal >= 1.8\n"
-        "projection: 10,000 subjects\n  so at least  90 min: the longest\n",
-    }
-    # The scripts still print in these words.
-    for script, words in (("benchmark_study.py", "share "), ("scaling.py", "  ratio      ")):
-        assert words in (ROOT / "scripts" / script).read_text()
-    monkeypatch.setattr(studies, "_printed", lambda script, *_: printed[script])
-    study, memory, workers = studies.study_rows(tmp_path, tmp_path, 3)
-    assert (study.left, study.right, study.ratio, study.reached) == (33.1, 4.9, 6.8, True)
+    asked: list[tuple[str, ...]] = []
+
+    def stand_in(script: str, *arguments: str) -> str:
+        asked.append((script, *arguments))
+        return printed[script]
+
+    monkeypatch.setattr(studies, "_printed", stand_in)
+    study, memory, usual, small = studies.study_rows(tmp_path, tmp_path, 7)
+    assert (study.name, study.left, study.right, study.ratio) == ("study", 33.1, 4.9, 6.8)
     assert (memory.left, memory.right, memory.unit, memory.reached) == (901, 280, "MB", True)
-    assert (workers.left, workers.right, workers.ratio, workers.spread) == (
-        4,
-        2.1,
-        1.9,
-        "1.85-1.95",
-    )
-    assert workers.note.endswith("so at least 90 min: the longest")
+    assert (usual.name, usual.left, usual.right, usual.ratio) == ("workers", 8.5, 5, 1.75)
+    assert (usual.goal, usual.reached, usual.spread) == (">= 1.8", False, "1.50-2.00")
+    assert usual.work == "16 runs of 64x64x30x191 on 2 workers"
+    assert (small.name, small.left, small.right) == ("workers-small", 85, 50)
+    assert small.work == "120 runs of 32x32x20x120 on 2 workers"
+    assert not usual.beneath
+    assert small.beneath.startswith("projection: 10,000 subjects x 4 runs")
+    assert small.beneath.endswith("the longest, for they overlap")
+    # Pairs beside nilearn take the longest; data are kept in the folder that was given.
+    assert [line[line.index("--pairs") + 1] for line in asked] == ["3", "5"]
+    assert [line[line.index("--folder") + 1] for line in asked] == [
+        str(tmp_path / "study"), str(tmp_path / "scaling")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("16 runs of 64x64x30x191", "16 runs of 64x64x40x191"),
+        ("16 runs of 64x64x30x191", "120 runs of 32x32x20x120"),
+        ("  ratio  ", "  times  "),
+        ("  2 workers  ", "  two workers  "),
+        ("  1 worker   ", "1 worker   "),
+        ("projection: ", "on paper: "),
+    ],
+)
+def test_study_rows__refuse_what_is_printed_otherwise(
+    printed: dict[str, str], was: str, now: str
+) -> None:
+    from benchmarks.studies import of_workers
+
+    text = printed["scaling.py"]
+    assert was in text
+    with pytest.raises(ValueError, match="printed"):
+        list(of_workers(text.replace(was, now)))
+
+
+def test_row_of_workers__is_accepted_by_all_that_is_written(
+    printed: dict[str, str], tmp_path: Path
+) -> None:
+    from benchmarks import report
+    from benchmarks.studies import of_workers
+
+    earlier = tmp_path / "found.json"
+    earlier.write_text(report.as_json({"cpu": "fast"}, list(of_workers(printed["scaling.py"])), {}))
+    machine, rows, extra = report.read(earlier)
+    assert rows == list(of_workers(printed["scaling.py"]))
+    page = report.markdown(machine, rows, extra)
+    work = "16 runs of 64x64x30x191 on 2 workers"
+    assert f"| {work} | 1 worker | 8.50 | 5.00 | s | 1.75 | >= 1.8 | no | 1.50-2.00 |\n" in page
+    assert "\n\n```text\nprojection: 10,000 subjects" in page
+    assert "beside it |  | 5.00 s of 8.50 s | 1.75× |" in report.readme_table(rows)
+    assert "\n    projection: " in str(rows[1])
+    assert report.fallen(rows, earlier) == []
+    rows[0].ratio = 1.3
+    assert [line.partition(":")[0] for line in report.fallen(rows, earlier)] == ["workers"]
+
+
+def test_groups__are_all_measured_unless_it_must_be_quick() -> None:
+    import benchmark
+
+    assert benchmark.chosen(None, quick=False) == list(benchmark.GROUPS)
+    assert not {"study", "long", "large"} & set(benchmark.chosen(None, quick=True))
+    assert benchmark.chosen(["study"], quick=True) == ["study"]
 
 
 def some_rows() -> list[Any]:
