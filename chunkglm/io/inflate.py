@@ -74,14 +74,9 @@ class GzipReader:
         zlib.error
             When the stream is damaged, or its checksum or length is another.
         """
-        if self._quick is not None:
-            try:
-                found: bytes = self._quick.read(n_bytes)
-            except GZIP_ERRORS:
-                self._start_again()
-            else:
-                self._given += len(found)
-                return found
+        found: bytes | None = self._quickly("read", n_bytes, len)
+        if found is not None:
+            return found
         while n_bytes > 0 and not self._ended:
             if self._member.eof:
                 self._next_member()
@@ -99,17 +94,24 @@ class GzipReader:
 
     def readinto(self, out: memoryview) -> int:
         """Read into memory; returns the number of bytes, 0 at the end."""
-        if self._quick is not None:
-            try:
-                n: int = self._quick.readinto(out)
-            except GZIP_ERRORS:
-                self._start_again()
-            else:
-                self._given += n
-                return n
+        n: int | None = self._quickly("readinto", out, int)
+        if n is not None:
+            return n
         piece = self.read(len(out))
         out[: len(piece)] = piece
         return len(piece)
+
+    def _quickly(self, method: str, argument: Any, size: Callable[[Any], int]) -> Any:
+        """What igzip's reader gives, `size` bytes of it; None without it, or from its error on."""
+        if self._quick is None:
+            return None
+        try:
+            found = getattr(self._quick, method)(argument)
+        except GZIP_ERRORS:
+            self._start_again()
+            return None
+        self._given += size(found)
+        return found
 
     def _start_again(self) -> None:
         """Go on without igzip's reader, from the byte after the last that it gave."""
