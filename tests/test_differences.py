@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -123,6 +124,21 @@ def test_scaled_columns__change_nothing() -> None:
     assert found["ours"] < SAME
 
 
+needs_real_runs = pytest.mark.skipif(
+    not differences.REAL_RUNS.is_dir(), reason="the real runs, beside the project, are absent"
+)
+
+
+@needs_real_runs
+def test_agreement__is_measured_on_the_real_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = beside.real_runs(differences.REAL_RUNS)
+    assert 0 < found["runs"] < SAME
+    assert 0 < found["fixed"] < SAME
+    # Where they are absent no figure is made up.
+    monkeypatch.setattr(differences, "REAL_RUNS", Path("nowhere"))
+    assert "1e-8" in differences.agreement()
+
+
 def test_page__has_every_point_and_names_a_test_that_is_here() -> None:
     page = differences.PAGE.read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
@@ -131,7 +147,8 @@ def test_page__has_every_point_and_names_a_test_that_is_here() -> None:
     ]
     shown = {point.test for point in differences.POINTS if point.test}
     here = {name for name in globals() if name.startswith("test_")} - {
-        test_page__has_every_point_and_names_a_test_that_is_here.__name__
+        test_page__has_every_point_and_names_a_test_that_is_here.__name__,
+        test_agreement__is_measured_on_the_real_runs.__name__,
     }
     assert shown == here
     assert all(f"`{name}`" in page for name in shown)
