@@ -13,8 +13,9 @@ from chunkglm.glm.labelled import label_maps
 from chunkglm.glm.space import Grid
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.level import ESTIMATED
+from chunkglm.kernels.pages import side_by_side
 from chunkglm.kernels.pooling import NO_RUN, Estimate
-from chunkglm.kernels.voxels import placed
+from chunkglm.kernels.voxels import numbers_of
 from chunkglm.lazy.graph import Field
 from chunkglm.lazy.maps import maps_of_maps
 from chunkglm.schema import COLUMN, CONTRAST, F_MAPS, POOLED, ROW, SPACE, T_MAPS, VarSpec
@@ -30,7 +31,7 @@ def combined(
     precision_weighted: bool,
     n_out: int = 1,
 ) -> list[xr.Dataset]:
-    """Apply a kernel to the maps of runs, which were found to belong together; lazy.
+    """Apply a kernel to the maps of runs, which were found to belong together.
 
     Parameters
     ----------
@@ -44,23 +45,22 @@ def combined(
     Returns
     -------
     list of `n_out` Datasets
-        Which share their tasks: computed together, nothing runs twice.
+        Lazy, where any of the maps are; they share their tasks: computed together, nothing runs
+        twice. One Dataset of maps in memory is made at once: of a small volume, dask's part would
+        be twice that of all else.
     """
     first = runs[0]
     joint = first.attrs["stat_type"] == "F"
     parts = tuple(_Part.of(one) for one in runs)
     inputs = [array for one, part in zip(runs, parts, strict=True) for array in part.arrays(one)]
     specs, fields = _results(first, joint)
-    names = [(f"{name}-{i}" if i else name, name, i) for i in range(n_out) for name in specs]
-    arrays = maps_of_maps(
-        inputs,
-        _Combine(kernel, parts, joint, bool(precision_weighted)),
-        {key: fields[name] for key, name, _ in names},
-        _OnGrid,
-    )
+    wanted = {_key(name, i): fields[name] for i in range(n_out) for name in specs}
+    combine = _Combine(kernel, parts, joint, bool(precision_weighted), wanted)
+    held = n_out == 1 and not any(isinstance(a, da.Array) for a in inputs)
+    arrays = combine(*inputs) if held else maps_of_maps(inputs, combine, wanted)
     found = []
     for out in range(n_out):
-        here = {name: arrays[key] for key, name, i in names if i == out}
+        here = {name: arrays[_key(name, out)] for name in specs}
         maps = label_maps(here, specs, grid)
         for name in ("effect_size", "effect_variance", "stat"):
             if name in first:
@@ -143,43 +143,45 @@ def _array(found: xr.Variable) -> da.Array | AnyArray:
 
 @dataclass(frozen=True, slots=True)
 class _Combine:
-    """Combines one slab: what `_OnGrid` makes maps of."""
+    """Combines maps, or slabs of them."""
 
     kernel: Kernel
     parts: tuple[_Part, ...]
     joint: bool
     precision_weighted: bool
+    fields: Mapping[str, Field]  # what comes out
 
     def __call__(self, *blocks: AnyArray) -> Mapping[str, AnyArray]:
-        # Maps that were read from files lie as there, x fastest.
-        turned = all(block.swapaxes(-1, -3).flags.c_contiguous for block in blocks)
+        # Maps that were read from files lie as there, x fastest; so do those made of them.
+        turned = all(_turned(block).flags.c_contiguous for block in blocks)
         if turned:
-            blocks = tuple(block.swapaxes(-1, -3) for block in blocks)
-        shape = blocks[0].shape[1:] if self.joint else blocks[0].shape
+            blocks = tuple(map(_turned, blocks))
         rest = iter(blocks)
         every = [part.estimate(rest, self.joint) for part in self.parts]
-        inside, numbers = _voxels_of(every)
-        found = {}
-        for i, one in enumerate(self._combined(every, inside)):
-            for name, values in self._maps(one).items():
-                found[f"{name}-{i}" if i else name] = values
-        numbers = numbers.reshape(shape)
-        found[_NUMBERS] = np.ascontiguousarray(numbers.swapaxes(-1, -3)) if turned else numbers
-        return found
+        q, n_cells = every[0].effect.shape
+        space = blocks[0].shape[-3:]
+        maps = side_by_side({n: ((*f.leading, *space), f.dtype) for n, f in self.fields.items()})
+        empty = _empty_cells(every)
+        elsewhere = self._maps_of(every, np.flatnonzero(empty)[:1])
+        step = max(1, _CELLS_AT_ONCE // q**2)
+        for first in range(0, n_cells, step):
+            cells = slice(first, first + step)
+            some = [_part_of(one, cells) for one in every]
+            inside = ~empty[cells]
+            numbers = numbers_of(inside)
+            for name, values in self._maps_of(some, np.flatnonzero(inside)).items():
+                out = maps[name].reshape(*values.shape[:-1], -1)[..., cells]
+                there = np.concatenate([values, elsewhere[name]], axis=-1)
+                for row in np.ndindex(*values.shape[:-1]):
+                    np.take(there[row], numbers, out=out[row], mode="clip")
+        return {name: _turned(a) for name, a in maps.items()} if turned else maps
 
-    def _combined(self, every: Sequence[Estimate], inside: IntArray) -> list[Estimate]:
-        """What some voxels combine to, as many at once as a core's cache holds."""
-        q = every[0].effect.shape[0]
-        step = max(1, _NUMBERS_AT_ONCE // q**2)
-        found: list[list[Estimate]] = []
-        for first in range(0, max(1, inside.size), step):
-            some = inside[first : first + step]
-            estimates = [_of_voxels(one, some) for one in every]
-            found.append(list(self.kernel(estimates, precision_weighted=self.precision_weighted)))
-        return [
-            Estimate(*(np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True)))
-            for blocks in zip(*found, strict=True)
-        ]
+    def _maps_of(self, every: Sequence[Estimate], cells: IntArray) -> dict[str, AnyArray]:
+        """Combine some cells of the grid; all that comes out of them, by its key."""
+        estimates = [_of_voxels(one, cells) for one in every]
+        found = self.kernel(estimates, precision_weighted=self.precision_weighted)
+        each = [self._maps(one) for one in found]
+        return {_key(name, i): a for i, maps in enumerate(each) for name, a in maps.items()}
 
     def _maps(self, one: Estimate) -> dict[str, Any]:
         kind = "F" if self.joint else "t"
@@ -196,21 +198,26 @@ class _Combine:
         }
 
 
-_NUMBERS = "numbers"
-
-# Fresh pages cost more to touch than most of what is done with them: of 45,592 voxels, whose arrays
-# the C library takes from the system and gives back, a run is left out in 7 ms; so in 3.
-_NUMBERS_AT_ONCE = 8192
+# Arrays that the C library takes from the system and gives back each time cost more to touch than
+# most of what is done in them: with all of 64 x 64 x 30 at once a run is dropped in 10 ms; so in 7.
+_CELLS_AT_ONCE = 16384
 
 
-@dataclass(frozen=True, slots=True)
-class _OnGrid:
-    """Puts one of the maps of a slab on the grid."""
+def _key(name: str, i: int) -> str:
+    """Name of one of the maps, of what comes out as number `i`."""
+    return f"{name}-{i}" if i else name
 
-    field: str
 
-    def __call__(self, found: Mapping[str, AnyArray]) -> AnyArray:
-        return placed([found[self.field]], found[_NUMBERS], 0.0)
+def _turned(values: AnyArray) -> AnyArray:
+    """(..., x, y, z) as (..., z, y, x), and back; a view."""
+    return values.swapaxes(-1, -3)
+
+
+def _part_of(one: Estimate, cells: slice) -> Estimate:
+    def part(values: Any) -> Any:
+        return values[..., cells]
+
+    return Estimate(*map(part, one))
 
 
 def _of_voxels(one: Estimate, voxels: IntArray) -> Estimate:
@@ -221,24 +228,19 @@ def _of_voxels(one: Estimate, voxels: IntArray) -> Estimate:
     return Estimate(*map(take, one))
 
 
-def _voxels_of(estimates: Sequence[Estimate]) -> tuple[IntArray, IntArray]:
-    """Voxels that are combined, and for every voxel the number of the one whose results it has.
+def _empty_cells(estimates: Sequence[Estimate]) -> BoolArray:
+    """Cells of the grid that no run has, and of which all of them say the same.
 
-    Two thirds of most volumes are outside of the mask. Of voxels that no run has, what comes out
+    Two thirds of most volumes are outside of the mask. Of cells that no run has, what comes out
     depends on what the runs say of them: most are as the first one is.
     """
     empty = _without_effect(estimates[0])
     for one in estimates[1:]:
         empty &= _without_effect(one)
     first = int(empty.argmax())
-    if empty[first]:
-        for one in estimates:
-            empty &= one.status == one.status[first]
-        empty[first] = False
-    inside = np.flatnonzero(~empty)
-    numbers = np.full(empty.size, np.searchsorted(inside, first))
-    numbers[inside] = np.arange(inside.size)
-    return inside, numbers
+    for one in estimates if empty[first] else ():
+        empty &= one.status == one.status[first]
+    return empty
 
 
 def _without_effect(one: Estimate) -> BoolArray:

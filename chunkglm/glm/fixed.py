@@ -38,7 +38,7 @@ def fixed_effects(
     missing: Literal["error", "skip"] = "error",
     precision_weighted: bool = False,
 ) -> xr.Dataset:
-    """Combine maps of one contrast over independent runs; lazy.
+    """Combine maps of one contrast over independent runs.
 
     Parameters
     ----------
@@ -58,7 +58,8 @@ def fixed_effects(
     Returns
     -------
     xarray.Dataset
-        The variables of `contrast`, with ``n_runs`` and ``dof`` over (x, y, z). A run whose
+        The variables of `contrast`, with ``n_runs`` and ``dof`` over (x, y, z); lazy, unless all
+        maps are in memory, as those of `open_maps` are: they are combined at once. A run whose
         variance is not positive and finite at a voxel does not count there; voxels without any
         run are NaN, and ``voxel_status`` says why where the runs agree (8 where they do not).
         `contributions` tells which runs are behind them.
@@ -94,7 +95,7 @@ def fixed_effects(
 
 
 def drop_runs(maps: xr.Dataset, dropped: Sequence[xr.Dataset] | xr.Dataset) -> xr.Dataset:
-    """Take runs out of maps that were combined, without looking at the others; lazy.
+    """Take runs out of maps that were combined, without looking at the others.
 
     Parameters
     ----------
@@ -106,9 +107,10 @@ def drop_runs(maps: xr.Dataset, dropped: Sequence[xr.Dataset] | xr.Dataset) -> x
     Returns
     -------
     xarray.Dataset
-        As `fixed_effects` of the other runs. Where less than a millionth of the variance (of the
-        precision, where runs weigh by it) would be left, the difference is mostly rounding: those
-        voxels are NaN, with 9 in ``voxel_status``, and need the others combined anew.
+        As `fixed_effects` of the other runs, and lazy where those are. Where less than a millionth
+        of the variance (of the precision, where runs weigh by it) would be left, the difference is
+        mostly rounding: those voxels are NaN, with 9 in ``voxel_status``, and need the others
+        combined anew.
 
     Raises
     ------

@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from chunkglm._types import AnyArray
 from chunkglm.glm.space import Grid, voxel_indices
 from chunkglm.kernels.estimate import model_maps
 from chunkglm.kernels.level import OUTSIDE_MASK, signal_maps
@@ -50,7 +51,7 @@ def maps_of_signal(fit: "Fit") -> xr.Dataset:
 
 
 def label_maps(
-    arrays: Mapping[str, da.Array], specs: Mapping[str, Any], grid: Grid | None
+    arrays: Mapping[str, da.Array | AnyArray], specs: Mapping[str, Any], grid: Grid | None
 ) -> xr.Dataset:
     """Name the dims of maps and bring their grid along, where it is known."""
     variables = {n: (specs[n].dims, a, specs[n].attrs(), _encoding(a)) for n, a in arrays.items()}
@@ -59,9 +60,9 @@ def label_maps(
     return xr.Dataset(variables, coords=coords, attrs=grid.attrs() if grid else {})
 
 
-def _encoding(array: da.Array) -> dict[str, Any]:
+def _encoding(array: da.Array | AnyArray) -> dict[str, Any]:
     """Chunks for `to_zarr`, which takes even ones only; slabs begin where the mask does."""
-    slabs = array.chunks[-1] if array.ndim else ()
+    slabs = array.chunks[-1] if isinstance(array, da.Array) and array.ndim else ()
     if len(set(slabs[:-1])) <= 1 and max(slabs, default=0) == next(iter(slabs), 0):
         return {}
     return {"chunks": (*array.shape[:-1], gcd(*slabs[:-1]))}

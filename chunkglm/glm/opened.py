@@ -4,7 +4,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -25,10 +25,11 @@ from chunkglm.glm.records import RECORDS
 from chunkglm.glm.sidecars import ALWAYS, COVERAGE, opened_by, read_sidecar, stem
 from chunkglm.glm.space import Grid, short_header, voxel_indices
 from chunkglm.io.files import is_url
-from chunkglm.io.inflate import read_gzip
+from chunkglm.io.inflate import inflate, inflated_size
 from chunkglm.io.transfer import fetched
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.level import ESTIMATED, OUTSIDE_MASK
+from chunkglm.kernels.pages import side_by_side
 from chunkglm.lazy.graph import Field, arrays_of_tasks
 from chunkglm.schema import COLUMN, ROW, SPACE
 
@@ -114,7 +115,8 @@ def _variables(
     q = int(attrs.get("rank", 1)) if joint else 1
     e, v = effect.reshape(q, *shape), variance.reshape(q, q, *shape)
     lost = ~(np.einsum("qq...->q...", v) > 0).all(axis=0)
-    e, v = np.where(lost, np.nan, e), np.where(lost, np.nan, v)
+    for values in (e, v):  # read for this, and for nobody else
+        np.copyto(values, np.nan, where=lost)
     coverage = _coverage(lost, known, attrs)
     found: dict[str, tuple[tuple[str, ...], Any]] = {
         "effect_size": ((ROW, *SPACE), _turned(e)) if joint else (SPACE, _turned(e[0])),
@@ -166,19 +168,22 @@ def _coverage(
     lost: BoolArray, known: Mapping[str, AnyArray], attrs: Mapping[str, Any]
 ) -> dict[str, AnyArray]:
     """What holds in each voxel, (z, y, x): of the maps, or the one number where there is no map."""
-
-    def one(name: str, elsewhere: float) -> AnyArray:
-        if name in known:
-            return np.where(lost, elsewhere, known[name].reshape(lost.shape))
-        return np.where(lost, elsewhere, float(attrs[name]))
-
-    found = {"dof": one("dof", np.nan)}
-    if RECORDS not in attrs:
+    pooled = RECORDS in attrs
+    wanted = {"dof": np.nan, **({"n_runs": 0.0} if pooled else {})}
+    made = side_by_side({n: (lost.shape, np.float64) for n in wanted if n not in known})
+    found = {}
+    for name, elsewhere in wanted.items():
+        if name in made:
+            made[name].fill(float(attrs[name]))
+        found[name] = made[name] if name in made else known[name].reshape(lost.shape)
+        np.copyto(found[name], elsewhere, where=lost)
+    if not pooled:
         return found
-    status = np.where(lost, np.int8(OUTSIDE_MASK), np.int8(ESTIMATED))
     if "voxel_status" in known:
         status = known["voxel_status"].reshape(lost.shape)
-    return {**found, "n_runs": one("n_runs", 0.0), "voxel_status": status.astype(np.int8)}
+    else:
+        status = np.where(lost, np.int8(OUTSIDE_MASK), np.int8(ESTIMATED))
+    return {**found, "voxel_status": status.astype(np.int8, copy=False)}
 
 
 def _label(folder: str | Path, name: str) -> str:
@@ -187,25 +192,36 @@ def _label(folder: str | Path, name: str) -> str:
 
 def _read_maps(files: Sequence[tuple[Path, str]]) -> list[tuple[AnyArray, Grid]]:
     """Read maps, large ones two at once."""
-    if has_one_thread() or sum(map(_size, files)) < _WORTH_A_THREAD:
-        return [_read_map(*file) for file in files]
+    packed = [_packed(*file) for file in files]
+    sizes = {str(i): ((inflated_size(raw),), np.uint8) for i, raw in enumerate(packed)}
+    # In the same pages, for they are kept together: to touch others takes a third as long as it
+    # takes to decompress what lies in them.
+    rooms = [room.data for room in side_by_side(sizes).values()]
+    if has_one_thread() or sum(map(len, packed)) < _WORTH_A_THREAD:
+        return list(map(_read_map, packed, rooms, files))
     with ThreadPoolExecutor(_READ_AT_ONCE, "chunkglm-maps") as threads:
-        return list(threads.map(_read_map, *zip(*files, strict=True)))
+        return list(threads.map(_read_map, packed, rooms, files))
 
 
-def _size(file: tuple[Path, str]) -> int:
-    with suppress(OSError):  # who reads it says what is wrong
-        return file[0].stat().st_size
-    return 0
+def _packed(path: Path, label: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(error, path, label) from error
 
 
-def _read_map(path: Path, label: str) -> tuple[AnyArray, Grid]:
+def _unreadable(error: Exception, path: Path, label: str) -> MapsError:
+    cause = re.sub(r"\s+", " ", str(error)).replace(str(path), label)
+    return MapsError(f"{label}: the map cannot be read ({cause})")
+
+
+def _read_map(packed: bytes, room: memoryview, file: tuple[Path, str]) -> tuple[AnyArray, Grid]:
     """Read a map whole, (..., z, y, x) in float64; its checksum is compared, before nibabel."""
     try:
-        raw = read_gzip(path)
+        raw = inflate(packed, room)
         n_bytes = _NIFTI2_BYTES if raw[:4] in _NIFTI2 else _NIFTI1_BYTES
         # Extensions are not read: none begins in these four bytes.
-        found = _described(raw[:n_bytes] + bytes(4))
+        found = _described(bytes(raw[:n_bytes]) + bytes(4))
         if (there := len(raw) - found.offset) < found.n_bytes:
             raise ValueError(f"{found.n_bytes} bytes of image are announced, but {there} are there")
         if len(found.shape) not in (3, 4):
@@ -214,9 +230,7 @@ def _read_map(path: Path, label: str) -> tuple[AnyArray, Grid]:
         data = apply_read_scaling(data.reshape(found.shape[::-1]), found.slope, found.inter)
         return data.astype(np.float64, copy=False), found.grid
     except Exception as error:
-        cause = re.sub(r"\s+", " ", str(error)).replace(str(path), label)
-        msg = f"{label}: the map cannot be read ({cause})"
-        raise MapsError(msg) from error
+        raise _unreadable(error, *file) from error
 
 
 class _Described(NamedTuple):

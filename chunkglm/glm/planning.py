@@ -20,6 +20,7 @@ from chunkglm.glm.model import fit as fit_run
 from chunkglm.glm.plans import Plan
 from chunkglm.glm.records import RUN, run_name
 from chunkglm.glm.runs import parse_bytes
+from chunkglm.glm.together import as_list
 from chunkglm.io import open_nifti
 from chunkglm.io.nifti import NiftiRun
 from chunkglm.lazy.collecting import threads_of_pass
@@ -160,7 +161,9 @@ def _of_maps(maps: Any, threads: int) -> Plan:
         if not isinstance(maps, (xr.Dataset, Sequence)) or isinstance(maps, (str, bytes)):
             msg = f"plan needs a run with a store or a design, a Fit, or maps, but got {maps!r}"
             raise MapsError(msg)
-        maps = fixed_effects(maps)
+        # Maps in memory would be combined at once, here and now; but not with one that is dask's.
+        first, *others = as_list(maps)
+        maps = fixed_effects([first.chunk() if isinstance(first, xr.Dataset) else first, *others])
     label = run_name(maps)
     graph = maps.__dask_graph__() or HighLevelGraph({}, {})
     held = _in_memory(graph) if graph.layers else maps.nbytes

@@ -25,6 +25,7 @@ _Quick: Any = getattr(_zlib, "_GzipReader", None)
 
 MAGIC = b"\x1f\x8b"
 _GZIP_FORMAT = 31  # zlib's number for: a gzip header, and its checksum and length verified
+_MOST_PACKED = 1032  # bytes that deflate makes of one, at most
 _PIECE = 1 << 18  # compressed bytes read at once: less, and threads take turns too often
 
 
@@ -150,16 +151,39 @@ def check_gzip(path: Path) -> None:
             pass
 
 
-def read_gzip(path: Path) -> bytes:
-    """Read a small file whole, decompressed if it is gzip, its checksum compared.
+def inflated_size(raw: bytes) -> int:
+    """Bytes that a gzip file holds, as its end says; 0 where that cannot be.
+
+    Of several members that of the last one, and never more than 4 GB: good for making room only.
+    """
+    said = int.from_bytes(raw[-4:], "little") if raw[: len(MAGIC)] == MAGIC else 0
+    return said if said <= _MOST_PACKED * len(raw) else 0
+
+
+def inflate(raw: bytes, room: memoryview) -> memoryview:
+    """Decompress a small file whole, its checksum compared, if it is gzip.
+
+    Parameters
+    ----------
+    raw : bytes
+    room : memoryview
+        Of bytes, as many as `inflated_size` says; overwritten.
+
+    Returns
+    -------
+    memoryview
+        That can be written: of the room, where all fits in.
 
     Raises
     ------
     EOFError, OSError, zlib.error
         When it is damaged.
     """
-    raw = path.read_bytes()
     if raw[: len(MAGIC)] != MAGIC:
-        return raw
-    with GzipReader(BytesIO(), raw) as stream:
-        return b"".join(iter(lambda: stream.read(1 << 26), b""))
+        return memoryview(bytearray(raw))
+    with GzipReader(BytesIO(raw), again=lambda: BytesIO(raw)) as stream:
+        n = 0
+        while n < len(room) and (read := stream.readinto(room[n:])):
+            n += read
+        more = b"".join(iter(lambda: stream.read(1 << 26), b""))
+    return memoryview(bytearray(room[:n]) + more) if more else room[:n]

@@ -1,7 +1,8 @@
 """Memory that is used again, and goes back to the system as soon as it is let go."""
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -11,6 +12,10 @@ from chunkglm._types import AnyArray, FloatArray
 
 # Below this an array is the C library's to place.
 SMALLEST = 1 << 20
+_LINE = 64  # bytes of a line of a cache
+# Linux places whole ones so that none is made of small pages: 6 MB are touched in 0.2 ms, where 6.5
+# MB, of which a third lies in small ones, take 1.3, and seven arrays of 1 MB 2.
+HUGE_PAGE = 2 << 20
 
 
 def own_pages(shape: tuple[int, ...], dtype: Any = np.float64) -> AnyArray:
@@ -34,11 +39,40 @@ def own_pages(shape: tuple[int, ...], dtype: Any = np.float64) -> AnyArray:
     n_bytes = prod(shape) * kind.itemsize
     if n_bytes < SMALLEST:
         return np.zeros(shape, kind)
-    pages = mmap.mmap(-1, n_bytes, access=mmap.ACCESS_COPY)
+    pages = mmap.mmap(-1, -(-n_bytes // HUGE_PAGE) * HUGE_PAGE, access=mmap.ACCESS_COPY)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         # As numpy asks for its own: turning a block takes large strides, a page each.
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.ndarray(shape, kind, buffer=pages)
+
+
+def side_by_side(arrays: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, AnyArray]:
+    """Zeros for several arrays, all of those that are smaller than a huge page in the same ones.
+
+    Such a one is kept until the last array in it is let go.
+
+    Parameters
+    ----------
+    arrays : mapping
+        Shape and dtype, by name.
+
+    Returns
+    -------
+    dict of arrays
+        C-contiguous, and aligned as a core's cache is.
+    """
+    wanted = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in arrays.items()}
+    sizes = {name: prod(shape) * dtype.itemsize for name, (shape, dtype) in wanted.items()}
+    small = [name for name, n_bytes in sizes.items() if n_bytes < HUGE_PAGE]
+    *starts, total = accumulate((-(-sizes[n] // _LINE) * _LINE for n in small), initial=0)
+    shared = own_pages((total,), np.uint8)
+    offsets = dict(zip(small, starts, strict=True))
+    return {
+        name: np.ndarray(shape, dtype, shared, offsets[name])
+        if name in offsets
+        else own_pages(shape, dtype)
+        for name, (shape, dtype) in wanted.items()
+    }
 
 
 class Scratch:

@@ -247,11 +247,11 @@ def numbers_of(mask: BoolArray) -> IntArray:
 
     Parameters
     ----------
-    mask : (x, y, z) bool array
+    mask : (..., z) bool array
 
     Returns
     -------
-    (x, y, z) array
+    (..., z) array
     """
     volume = np.ascontiguousarray(mask.T)
     n_voxels = int(np.count_nonzero(volume))

@@ -16,7 +16,7 @@ from dask.highlevelgraph import HighLevelGraph
 from chunkglm._types import AnyArray, IntArray
 from chunkglm.kernels.voxels import numbers_of, placed
 from chunkglm.lazy.blas import one_blas_thread
-from chunkglm.lazy.graph import Field, Take, arrays_of_tasks, block_keys
+from chunkglm.lazy.graph import Field, arrays_of_tasks, block_keys
 from chunkglm.lazy.moments import Slabs
 from chunkglm.lazy.neighbours import as_solved_from, solved_from
 from chunkglm.sizes import even_blocks, map_chunks, map_planes
@@ -144,7 +144,6 @@ def maps_of_maps(
     inputs: Sequence[da.Array | AnyArray],
     function: Callable[..., Mapping[str, AnyArray]],
     fields: Mapping[str, Field],
-    take: Callable[[str], Callable[[Mapping[str, AnyArray]], AnyArray]] = Take,
 ) -> dict[str, da.Array]:
     """Apply a kernel to maps that share a grid, slab by slab.
 
@@ -153,12 +152,9 @@ def maps_of_maps(
     inputs : sequence of (..., x, y, z) arrays
         Dask's, chunked in any way, leading axes kept whole; or numpy's, never changed afterwards.
     function : callable
-        ``function(*blocks)`` returns what `take` understands, by default arrays (..., x, y, z) by
-        name.
+        ``function(*blocks)`` returns arrays (..., x, y, z) by name.
     fields : mapping
         What comes out.
-    take : callable, optional
-        ``take(field)`` makes an array (..., x, y, z) of what the function returned.
 
     Returns
     -------
@@ -177,11 +173,7 @@ def maps_of_maps(
     keys = [(name, i) for i in range(len(slabs))]
     tasks: dict[Any, Any] = {k: (function, *(b[i] for b in blocks)) for i, k in enumerate(keys)}
     trailing = (*((n,) for n in inputs[0].shape[-3:-1]), slabs)
-
-    def taken(field: str, key: Any) -> tuple[Any, ...]:
-        return take(field), key
-
-    return arrays_of_tasks(name, tasks, keys, fields, trailing, whole, taken)
+    return arrays_of_tasks(name, tasks, keys, fields, trailing, whole)
 
 
 def _parts(held: AnyArray, slabs: Sequence[int]) -> list[AnyArray]:

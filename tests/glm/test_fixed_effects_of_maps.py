@@ -24,6 +24,7 @@ from scipy import stats
 
 import chunkglm as cg
 from chunkglm.errors import MapsError
+from chunkglm.glm import combined
 
 # The same sums in another order; worst seen 3e-15.
 REORDERED = 1e-13
@@ -120,6 +121,37 @@ def test_fixed_effects__parts_merge_as_if_given_at_once(
     for name in COVERAGE:
         assert merged[name].equals(whole[name])
     assert merged.attrs == whole.attrs
+
+
+@pytest.mark.parametrize("stat_type", ["t", "F"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fixed_effects__of_maps_in_memory_are_made_at_once(
+    maps: dict[str, list[xr.Dataset]], stat_type: str, weighted: bool
+) -> None:
+    held = maps[stat_type]
+    before = [one.copy(deep=True) for one in held]
+    found = cg.fixed_effects(held, precision_weighted=weighted)
+    rest = cg.drop_runs(found, held[:2])
+    assert found.chunks == rest.chunks == {}
+    assert all(one.identical(two) for one, two in zip(held, before, strict=True))
+    lazy = cg.fixed_effects([one.chunk({"z": 1}) for one in held], precision_weighted=weighted)
+    assert set(lazy.chunks) >= {"x", "y", "z"}
+    assert distances(lazy, found) <= REORDERED
+    others = cg.drop_runs(lazy, held[:2])  # one of them is lazy, and so is what is made of it
+    assert set(others.chunks) >= {"x", "y", "z"}
+    assert distances(others, rest) <= REORDERED
+
+
+@pytest.mark.parametrize("stat_type", ["t", "F"])
+def test_fixed_effects__are_the_same_however_many_voxels_at_once(
+    maps: dict[str, list[xr.Dataset]], stat_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cg.fixed_effects(maps[stat_type])
+    # Some pieces have no voxel of any run, some no cell without one, and most have both.
+    for cells in (1, 7, 4 * SHAPE[0]):
+        monkeypatch.setattr(combined, "_CELLS_AT_ONCE", cells)
+        found = cg.fixed_effects(maps[stat_type])
+        assert distances(whole, found) <= REORDERED
 
 
 def test_distances__sees_runs_weighted_wrongly(maps: dict[str, list[xr.Dataset]]) -> None:

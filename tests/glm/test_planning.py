@@ -13,6 +13,7 @@ from helpers.measure_peak import STATUS, measured
 
 import chunkglm as cg
 from chunkglm.errors import DesignError, MapsError, MemoryLimitError
+from chunkglm.glm import combined as combining
 from chunkglm.glm import planning
 
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -171,8 +172,21 @@ def test_plan__of_maps_and_of_their_fixed_effects_are_the_same(small: Path, fold
     assert (held.bytes_read, held.chunks) == (0, 0)
     # What is combined, and nothing else, is counted where it lies in the graph.
     combined = ("effect_size", "effect_variance", "dof", "voxel_status")
-    graph = cg.fixed_effects(computed).__dask_graph__()
+    graph = cg.fixed_effects([computed[0].chunk(), computed[1]]).__dask_graph__()
     assert planning._in_memory(graph) == sum(one[n].nbytes for one in computed for n in combined)
+
+
+def test_plan__of_maps_in_memory_combines_nothing(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = [cg.contrast(cg.fit(small, design()), [1, 0, 0]).compute() for _ in range(2)]
+
+    def refuse(*_: object) -> None:
+        pytest.fail("maps were combined while their plan was made")
+
+    monkeypatch.setattr(combining._Combine, "__call__", refuse)
+    with pytest.warns(UserWarning, match="more than once"):
+        assert cg.plan(maps).tasks > 0
 
 
 def test_plan__of_a_changed_run_counts_its_blocks(small: Path) -> None:

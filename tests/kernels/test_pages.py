@@ -20,6 +20,27 @@ def test_own_pages__are_zeros_that_can_be_written(shape: tuple[int, ...], dtype:
     assert (found == 3).all()
 
 
+def test_side_by_side__are_zeros_that_do_not_overlap() -> None:
+    wanted: dict[str, tuple[tuple[int, ...], Any]] = {
+        "status": ((3, 5), "i1"),
+        "none": ((0, 4), "f8"),
+        "large": ((2, 400, 400), "f8"),
+        "effect": ((2, 300, 300), "f8"),
+        "one": ((), "f4"),
+    }
+    found = pages.side_by_side(wanted)
+    assert {name: (a.shape, a.dtype) for name, a in found.items()} == {
+        name: (shape, np.dtype(dtype)) for name, (shape, dtype) in wanted.items()
+    }
+    assert all(a.flags.c_contiguous and a.flags.aligned and not a.any() for a in found.values())
+    for i, a in enumerate(found.values()):
+        a[...] = i + 1
+    assert all((a == i + 1).all() for i, a in enumerate(found.values()))
+    # Small ones are kept together, and a large one by itself.
+    assert found["effect"].base is found["status"].base
+    assert found["large"].base is not found["status"].base
+
+
 def test_own_pages__are_unmapped_with_the_last_view() -> None:
     statm = Path("/proc/self/statm")
     if not statm.exists():
