@@ -200,7 +200,7 @@ class _Combine:
 
 # Arrays that the C library takes from the system and gives back each time cost more to touch than
 # most of what is done in them: with all of 64 x 64 x 30 at once a run is dropped in 10 ms; so in 7.
-_CELLS_AT_ONCE = 16384
+_CELLS_AT_ONCE = 32768
 
 
 def _key(name: str, i: int) -> str:
