@@ -105,6 +105,40 @@ def test_names_imported_when_used__are_old_at_once_and_what_a_user_froze_stays_f
     assert frozen > 1_000
 
 
+def told_at_exit(first: str) -> list[str]:
+    """Lines that a fresh process prints when it has come to its end: of looks, and of finalising.
+
+    The interpreter's first look only is one that tells callbacks of itself.
+    """
+    code = (
+        f"{first}\nimport gc\n"
+        "class Told:\n"
+        "    def __init__(self, name):\n"
+        "        self.cycle, self.file = self, open(f'{name}.txt', 'w')\n"
+        "        self.file.write(name)\n"
+        "    def __del__(self): print('finalised', self.file.name)\n"
+        "gc.callbacks.append(print)\n"
+        "alive, dropped = Told('alive'), Told('dropped')\n"
+        "gc.collect()\n"  # both are old
+        "del dropped; print('end')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    return lines[lines.index("end") + 1 :]
+
+
+def test_exit__looks_for_cycles_once_less_and_still_finalises_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    both = {"finalised alive.txt", "finalised dropped.txt"}
+    assert any(line.startswith("start") for line in told_at_exit("pass"))
+    assert set(told_at_exit("import chunkglm as cg; cg.ChunkglmError")) == both
+    for name in ("alive", "dropped"):
+        assert Path(f"{name}.txt").read_text() == name
+
+
 def test_all__names_resolve_and_are_documented() -> None:
     assert chunkglm.__all__ == sorted(chunkglm.__all__, key=str)
     for name in chunkglm.__all__:
