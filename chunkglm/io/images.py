@@ -5,6 +5,7 @@ import gzip
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ _ALIGNED = 2  # the sform code of an image on some other image's grid
 # other bytes (of the same content), as memory had held other things before. Who compares results
 # by their bytes would look for what is not there.
 _ZLIB_LEVEL = 1
+# For floats that are noise where they are not 0: there are no words to be found in them, only runs
+# of zeros. Half of the time, 35 ms for a map of 91 x 109 x 91, and files 2 % smaller; but those of
+# another constant (p is 1 outside the mask) would be 29 % larger.
+ANYTHING, NOISE_AND_ZEROS = zlib.Z_DEFAULT_STRATEGY, zlib.Z_RLE
 _BLOCK_BYTES = 16 * 2**20
 
 _FLUSHED_AT_ONCE = 4
@@ -111,7 +116,9 @@ def _write_failure(target: Path, error: OSError) -> str:
 
 
 @contextmanager
-def gzip_writer(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator[BinaryIO]:
+def gzip_writer(
+    path: str | os.PathLike[str], *, flush: bool = True, strategy: int = ANYTHING
+) -> Iterator[BinaryIO]:
     """Open a gzip file for writing: atomic, fast, and the same bytes for the same data.
 
     Parameters
@@ -120,6 +127,8 @@ def gzip_writer(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator
         The file to write, under the terms of `atomic_writer`.
     flush : bool
         As there.
+    strategy : int
+        What zlib may expect of the data: `ANYTHING`, or `NOISE_AND_ZEROS`.
 
     Yields
     ------
@@ -130,6 +139,10 @@ def gzip_writer(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator
         atomic_writer(path, flush=flush) as raw,
         gzip.GzipFile("", "wb", _ZLIB_LEVEL, raw, mtime=0) as file,
     ):
+        # As it makes its own, but for the strategy, which it does not ask for.
+        file.compress = zlib.compressobj(
+            _ZLIB_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy
+        )
         yield cast(BinaryIO, file)
 
 
@@ -203,6 +216,7 @@ def write_image(
     dtype: DTypeLike | None = None,
     descrip: str | None = None,
     flush: bool = True,
+    strategy: int = ANYTHING,
 ) -> Path:
     """Write an array as a NIfTI-1 image.
 
@@ -223,6 +237,8 @@ def write_image(
         Up to 79 bytes of description.
     flush : bool
         As `atomic_writer` has it.
+    strategy : int
+        As `gzip_writer` has it.
 
     Raises
     ------
@@ -235,7 +251,7 @@ def write_image(
     if dtype is None:
         dtype = np.uint8 if array.dtype == np.bool_ else array.dtype
     new = make_header(array.shape, dtype, affine, header=header, descrip=descrip)
-    return write_image_blocks(path, new, _blocks_of(array), flush=flush)
+    return write_image_blocks(path, new, _blocks_of(array), flush=flush, strategy=strategy)
 
 
 def _blocks_of(array: AnyArray) -> Iterator[AnyArray]:
@@ -247,7 +263,12 @@ def _blocks_of(array: AnyArray) -> Iterator[AnyArray]:
 
 
 def write_image_blocks(
-    path: str | os.PathLike[str], header: Any, blocks: Iterable[AnyArray], *, flush: bool = True
+    path: str | os.PathLike[str],
+    header: Any,
+    blocks: Iterable[AnyArray],
+    *,
+    flush: bool = True,
+    strategy: int = ANYTHING,
 ) -> Path:
     """Write a NIfTI-1 image whose volumes arrive in pieces.
 
@@ -263,6 +284,8 @@ def write_image_blocks(
         The image's volumes in order. Together they must have the header's shape.
     flush : bool
         As `atomic_writer` has it.
+    strategy : int
+        As `gzip_writer` has it.
 
     Raises
     ------
@@ -279,9 +302,12 @@ def write_image_blocks(
     head.extensions.clear()
     shape = tuple(int(size) for size in head.get_data_shape())
     n_volumes = 1 if len(shape) == 3 else shape[3]
-    writer = gzip_writer if target.name.endswith(".gz") else atomic_writer
+    if target.name.endswith(".gz"):
+        writer = gzip_writer(target, flush=flush, strategy=strategy)
+    else:
+        writer = atomic_writer(target, flush=flush)
     written = 0
-    with writer(target, flush=flush) as file:
+    with writer as file:
         head.write_to(file)
         for block in blocks:
             volumes = block[..., np.newaxis] if block.ndim == 3 else block

@@ -11,6 +11,8 @@ import pytest
 
 from chunkglm.errors import ImageError
 from chunkglm.io.images import (
+    ANYTHING,
+    NOISE_AND_ZEROS,
     atomic_writer,
     gzip_writer,
     make_header,
@@ -247,3 +249,15 @@ def test_gzip_writer__round_trip(tmp_path: Path) -> None:
         file.write(content[777:])
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == content
     assert (tmp_path / "a.gz").stat().st_size < len(content)
+
+
+def test_write_image__of_noise_and_zeros_is_smaller_where_that_is_told(tmp_path: Path) -> None:
+    values = np.zeros((40, 40, 30))
+    values[8:32, 8:32, 6:24] = RNG.standard_normal((24, 24, 18))
+    path, size = tmp_path / "z.nii.gz", {}
+    for strategy in (ANYTHING, NOISE_AND_ZEROS):
+        write_image(path, values, AFFINE, strategy=strategy)
+        size[strategy] = path.stat().st_size
+        np.testing.assert_array_equal(nib.load(path).get_fdata(), values)
+        subprocess.run(["gzip", "--test", path], check=True)
+    assert size[NOISE_AND_ZEROS] < size[ANYTHING]
