@@ -97,6 +97,7 @@ def timed(table: Any, model: Path, out: Path, n_workers: int) -> tuple[float, fl
         some = [f"warm{i // RUNS}" for i in range(2 * RUNS * n_workers)]
         warm = table.iloc[: len(some)].assign(subject=some)
         cg.run_study(warm, model, out / "warm", client=client, progress=False)
+        os.sync()  # what was written before, lest the disk be busy with it meanwhile
         start, cpu = time.perf_counter(), time.process_time()
         report = cg.run_study(table, model, out / "out", client=client, progress=False)
         found = time.perf_counter() - start, time.process_time() - cpu
