@@ -50,12 +50,15 @@ def beside_nilearn(printed: str) -> Iterator[Row]:
 
 
 def of_workers(printed: str) -> Iterator[Row]:
-    """2 workers beside 1 in both studies of `scaling.py`; with the small one its projection."""
+    """2 workers beside 1 in both studies of `scaling.py`: what cores allow, and the projection."""
     for name, heading in WORKERS.items():
         block = _block(printed, f"{heading}, ")
         one, two = (float(_found(block, rf"\n  {n} +{_NUMBER} s ")[0]) for n in _SIDES)
         ratio, spread = _found(block, rf"\n  ratio +{_NUMBER} +{_RANGE}")
-        beneath = _block(printed, "projection: ") if name == "workers-small" else ""
+        if name == "workers":
+            (beneath,) = _found(block, r"\n  (without a cluster, [^\n]*)")
+        else:
+            beneath = _block(printed, "projection: ")
         yield Row(
             name, f"{heading} on 2 workers", one, two, "s", float(ratio), f">= {TIMES_OF_ONE:g}",
             float(ratio) >= TIMES_OF_ONE, spread, beside="1 worker", beneath=beneath.rstrip(),

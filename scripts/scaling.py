@@ -7,7 +7,9 @@ has done a run: starting processes and importing libraries, once for each worker
 it does, is not counted. All else of `run_study` is: checking the table, planning, fits, maps on the
 disk, records and the store of all subjects. A worker has one thread, of BLAS too; driver and
 scheduler are in a process of their own, and take their time from the workers where there are no
-more cores than these. Two studies are timed: many small runs, and 16 of a usual size.
+more cores than these. Two studies are timed: many small runs, and 16 of a usual size. Each half of
+the latter is also done by a process of its own, without any cluster, one after the other and both
+at once: what the machine's cores gain by being two.
 
 Peak memory is that of fresh processes, Linux only: of each worker, and of the process that holds
 driver and scheduler. The study of 240 subjects is that of 60 four times over, by links.
@@ -49,9 +51,13 @@ def main() -> None:
     parser.add_argument("--time-only", action="store_true")
     parser.add_argument("--memory-only", action="store_true")
     parser.add_argument("--alone", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--half", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
         peaks_alone(**args.alone)
+        return
+    if args.half:
+        half_alone(Path(args.half[0]), int(args.half[1]))
         return
     with tempfile.TemporaryDirectory() as scratch:
         study = args.folder or Path(scratch) / "study"
@@ -63,6 +69,7 @@ def main() -> None:
             if not (usual / "runs.csv").exists():
                 make_study(usual, USUAL_SUBJECTS, RUNS, USUAL_SHAPE)
             times(usual, USUAL_SHAPE, Path(scratch), args.pairs)
+            limit(usual, args.pairs)
             project(*small)
         if not args.time_only:
             memory(study, Path(scratch))
@@ -70,9 +77,7 @@ def main() -> None:
 
 def times(study: Path, shape: tuple[int, ...], scratch: Path, pairs: int) -> tuple[float, float]:
     """1 worker against 2; seconds of a run on one worker, and of the driver for it."""
-    table = pd.read_csv(study / "runs.csv", dtype=str)
-    for name in ("bold", "events", "mask"):
-        table[name] = [str((study / path).absolute()) for path in table[name]]
+    table = table_of(study)
     seen: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     for _ in range(pairs):
         for n in seen:
@@ -87,6 +92,60 @@ def times(study: Path, shape: tuple[int, ...], scratch: Path, pairs: int) -> tup
     driver = statistics.median(cpu for _, cpu in seen[1]) / len(table)
     print(f"  driver and scheduler: {1000 * driver:.1f} ms of CPU for each run", flush=True)
     return statistics.median(one) / len(table), driver
+
+
+def table_of(study: Path) -> pd.DataFrame:
+    """The runs of a study, their paths in full."""
+    table = pd.read_csv(study / "runs.csv", dtype=str)
+    for name in ("bold", "events", "mask"):
+        table[name] = [str((study / path).absolute()) for path in table[name]]
+    return table
+
+
+def limit(study: Path, pairs: int) -> None:
+    """What two processes gain that have nothing to do with each other."""
+    ratios = [in_turn / at_once for in_turn, at_once in (halves(study) for _ in range(pairs))]
+    print(f"  without a cluster, half of the runs in each of two processes: "
+          f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+          flush=True)  # fmt: skip
+
+
+def halves(study: Path) -> tuple[float, float]:
+    """Seconds of two processes with half of a study each: in turn, and both at once."""
+    commands = [[sys.executable, __file__, "--half", str(study), str(i)] for i in (0, 1)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    both = [subprocess.Popen(command, text=True, **pipes) for command in commands]
+    for one in both:
+        one.stdout.readline()  # it has done some runs
+    in_turn = sum(begun([one])[0] for one in both)
+    at_once = max(begun(both))
+    for one in both:
+        one.communicate()
+    return in_turn, at_once
+
+
+def begun(processes: list[Any]) -> list[float]:
+    """Let processes do their halves at once; the seconds of each."""
+    for one in processes:
+        print("go", file=one.stdin, flush=True)
+    return [float(one.stdout.readline()) for one in processes]
+
+
+def half_alone(study: Path, i: int) -> None:
+    """Do half of a study in one thread, as often as told to."""
+    table = table_of(study)
+    n = len(table) // 2
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch)
+        options: dict[str, Any] = {"threads": 1, "progress": False, "resume": False}
+        cg.run_study(table.iloc[: 2 * RUNS], study / "model.toml", out / "warm", **options)
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            os.sync()
+            start = time.perf_counter()
+            half = table.iloc[i * n : (i + 1) * n]
+            cg.run_study(half, study / "model.toml", out / "out", **options)
+            print(time.perf_counter() - start, flush=True)
 
 
 def timed(table: Any, model: Path, out: Path, n_workers: int) -> tuple[float, float]:

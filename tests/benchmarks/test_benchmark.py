@@ -189,6 +189,7 @@ def printed(
     # Pairs of 8 and 4, 9 and 6 seconds of 16 runs, ten times as many of 120.
     pairs = iter([80, 40, 90, 60, 8, 4, 9, 6])
     monkeypatch.setattr(scaling, "timed", lambda *_: (float(next(pairs)), 0.4))
+    monkeypatch.setattr(scaling, "halves", lambda *_: (7.0, 4.0))
     given = ["--folder", str(tmp_path), "--pairs", "2"]
     monkeypatch.setattr(sys, "argv", ["scaling.py", *given, "--time-only"])
     scaling.main()
@@ -221,11 +222,12 @@ def test_study_rows__are_read_from_what_the_scripts_print(
     assert usual.work == "16 runs of 64x64x30x191 on 2 workers"
     assert (small.name, small.left, small.right) == ("workers-small", 85, 50)
     assert small.work == "120 runs of 32x32x20x120 on 2 workers"
-    assert not usual.beneath
+    assert usual.beneath.startswith("without a cluster, half of the runs in each of two processes")
+    assert usual.beneath.endswith(": 1.75 (1.75-1.75)")
     assert small.beneath.startswith("projection: 10,000 subjects x 4 runs")
     assert small.beneath.endswith("the longest, for they overlap")
     # Pairs beside nilearn take the longest; data are kept in the folder that was given.
-    assert [line[line.index("--pairs") + 1] for line in asked] == ["3", "5"]
+    assert [line[line.index("--pairs") + 1] for line in asked] == ["3", "7"]
     assert [line[line.index("--folder") + 1] for line in asked] == [
         str(tmp_path / "study"), str(tmp_path / "scaling")
     ]  # fmt: skip
@@ -240,6 +242,7 @@ def test_study_rows__are_read_from_what_the_scripts_print(
         ("  2 workers  ", "  two workers  "),
         ("  1 worker   ", "1 worker   "),
         ("projection: ", "on paper: "),
+        ("  without a cluster", "  with no cluster"),
     ],
 )
 def test_study_rows__refuse_what_is_printed_otherwise(
