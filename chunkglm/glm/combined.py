@@ -13,7 +13,7 @@ from chunkglm.glm.labelled import label_maps
 from chunkglm.glm.space import Grid
 from chunkglm.kernels.estimate import statistics
 from chunkglm.kernels.level import ESTIMATED
-from chunkglm.kernels.pages import side_by_side
+from chunkglm.kernels.pages import own_pages, side_by_side
 from chunkglm.kernels.pooling import NO_RUN, Estimate
 from chunkglm.kernels.voxels import numbers_of
 from chunkglm.lazy.graph import Field
@@ -55,8 +55,9 @@ def combined(
     inputs = [array for one, part in zip(runs, parts, strict=True) for array in part.arrays(one)]
     specs, fields = _results(first, joint)
     wanted = {_key(name, i): fields[name] for i in range(n_out) for name in specs}
-    combine = _Combine(kernel, parts, joint, bool(precision_weighted), wanted)
     held = n_out == 1 and not any(isinstance(a, da.Array) for a in inputs)
+    room = side_by_side if held else _apart
+    combine = _Combine(kernel, parts, joint, bool(precision_weighted), wanted, room)
     arrays = combine(*inputs) if held else maps_of_maps(inputs, combine, wanted)
     found = []
     for out in range(n_out):
@@ -150,6 +151,7 @@ class _Combine:
     joint: bool
     precision_weighted: bool
     fields: Mapping[str, Field]  # what comes out
+    room: Callable[[Mapping[str, tuple[tuple[int, ...], Any]]], dict[str, AnyArray]]  # for it
 
     def __call__(self, *blocks: AnyArray) -> Mapping[str, AnyArray]:
         # Maps that were read from files lie as there, x fastest; so do those made of them.
@@ -160,7 +162,7 @@ class _Combine:
         every = [part.estimate(rest, self.joint) for part in self.parts]
         q, n_cells = every[0].effect.shape
         space = blocks[0].shape[-3:]
-        maps = side_by_side({n: ((*f.leading, *space), f.dtype) for n, f in self.fields.items()})
+        maps = self.room({n: ((*f.leading, *space), f.dtype) for n, f in self.fields.items()})
         empty = _empty_cells(every)
         elsewhere = self._maps_of(every, np.flatnonzero(empty)[:1])
         step = max(1, _CELLS_AT_ONCE // q**2)
@@ -201,6 +203,11 @@ class _Combine:
 # Arrays that the C library takes from the system and gives back each time cost more to touch than
 # most of what is done in them: with all of 64 x 64 x 30 at once a run is dropped in 10 ms; so in 7.
 _CELLS_AT_ONCE = 32768
+
+
+def _apart(arrays: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, AnyArray]:
+    """Room for slabs of maps: who keeps one of them on a cluster must not keep all eight."""
+    return {name: own_pages(shape, dtype) for name, (shape, dtype) in arrays.items()}
 
 
 def _key(name: str, i: int) -> str:

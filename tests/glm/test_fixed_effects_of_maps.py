@@ -154,6 +154,17 @@ def test_fixed_effects__are_the_same_however_many_voxels_at_once(
         assert distances(whole, found) <= REORDERED
 
 
+def test_fixed_effects__a_lazy_map_that_is_kept_keeps_no_other(
+    maps: dict[str, list[xr.Dataset]],
+) -> None:
+    lazy = cg.fixed_effects([one.chunk() for one in maps["t"]])
+    (block,) = lazy["z_score"].data.persist(scheduler="synchronous").dask.values()
+    kept = block
+    while isinstance(kept.base, np.ndarray):
+        kept = kept.base
+    assert kept.nbytes == block.nbytes == lazy["z_score"].nbytes
+
+
 def test_distances__sees_runs_weighted_wrongly(maps: dict[str, list[xr.Dataset]]) -> None:
     parts = [cg.fixed_effects(part) for part in (maps["t"][:1], maps["t"][1:])]
     forgotten = [part.drop_vars("n_runs") for part in parts]
