@@ -65,7 +65,7 @@ def test_prefetched__closing_ends_the_thread_that_waits_for_room() -> None:
     time.sleep(0.05)
     start = time.monotonic()
     stream.close()
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 10.0  # it would wait for ever
     assert running() == 0
 
 
