@@ -31,6 +31,10 @@ class Flusher:
         self._keys.add(key)
         self._begun.append(self._threads.submit(_sync_if_there, self._folder / key))
 
+    def linked(self, key: str) -> None:
+        """Leave a file alone that is on the disk: its new name gets there with the folder's."""
+        self._keys.add(key)
+
     def finish(self) -> None:
         """Wait for all files, those included that other processes wrote, and for the folders.
 

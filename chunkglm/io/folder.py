@@ -48,7 +48,7 @@ def folder_committed(
         try:
             target = Place(str(beside), folder=beside).open(read_only=False)
             with Flusher(beside) as flusher:
-                with recorded(target, flusher.written) as store:
+                with recorded(target, flusher.written, flusher.linked) as store:
                     yield store
                 flusher.finish()
             _put_in_place(beside, folder)

@@ -118,17 +118,19 @@ class RecordingStore(WrapperStore[Store]):
         store: Store,
         entries: dict[str, tuple[int, int]] | None = None,
         written: Callable[[str], None] | None = None,
+        linked: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__(store)
         self.entries = {} if entries is None else entries
         self._written = written
+        self._linked = linked
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In another process nobody waits to be told: what is written there is read back.
         return RecordingStore, (self._store, self.entries)
 
     def _with_store(self, store: Store) -> "RecordingStore":
-        return RecordingStore(store, self.entries, self._written)
+        return RecordingStore(store, self.entries, self._written, self._linked)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write and note."""
@@ -146,19 +148,21 @@ class RecordingStore(WrapperStore[Store]):
         self.note(key, data)
 
     def take(self, key: str, source: Path, entry: tuple[int, int]) -> None:
-        """Take a file in, of known size and checksum: a second name of it, or a copy."""
+        """Take a file in, flushed, of known size and checksum: a second name of it, or a copy."""
         if type(self._store) is not LocalStore:
             put(self, key, source.read_bytes())
             return
         path = self._store.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
+        tell = self._linked
         try:
             os.link(source, path)
         except OSError:  # file systems whose files have one name only
             shutil.copyfile(source, path)
+            tell = self._written
         self.entries[key] = entry
-        if self._written is not None:
-            self._written(key)
+        if tell is not None:
+            tell(key)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write and note, if nothing is there."""

@@ -12,7 +12,9 @@ from chunkglm.io.manifest import KEYS, Manifest, RecordingStore, get, list_keys,
 
 @contextlib.contextmanager
 def recorded(
-    target: Store, written: Callable[[str], None] | None = None
+    target: Store,
+    written: Callable[[str], None] | None = None,
+    linked: Callable[[str], None] | None = None,
 ) -> Iterator[RecordingStore]:
     """Note what is written, and write the manifest last.
 
@@ -21,6 +23,8 @@ def recorded(
     target : Store
     written : callable, optional
         Told each key that has been written.
+    linked : callable, optional
+        Told each key that is a second name of a file on the disk.
 
     Yields
     ------
@@ -32,7 +36,7 @@ def recorded(
     StoreError
         When a part has not arrived, though nothing failed.
     """
-    store = RecordingStore(target, written=written)
+    store = RecordingStore(target, written=written, linked=linked)
     yield store
     there = set(list_keys(target))
     # Other processes that wrote blocks noted them on their side: what they wrote is read back.

@@ -4,17 +4,20 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, BytesCodec, VLenUTF8Codec
+from zarr.core.dtype import parse_dtype
+from zarr.core.group import GroupMetadata
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
+from chunkglm._types import AnyArray
 from chunkglm.glm.masks import SAME_GRID
 from chunkglm.io.commit import committed
 from chunkglm.io.manifest import RecordingStore
@@ -55,35 +58,70 @@ def write_group(out: Path, model: StudyModel, records: Mapping[str, Mapping[str,
     needed = 8 * len(VARIABLES) * len(subjects) * len(contrasts) * prod(shape)
     attrs = {"holds": GROUP, "chunkglm_format": FORMAT, "affine": affine, "made_from": digest}
     with committed(place_of(target, None), overwrite=True, needed=needed) as store:
-        _named_axes(subjects, contrasts, shape).assign_attrs(attrs).to_zarr(
-            store, zarr_format=3, consolidated=False
-        )
-        arrays = _make_arrays(store, (len(subjects), len(contrasts)), shape)
+        axes = _axes(subjects, contrasts, shape)
+        arrays = _make_arrays(store, axes, attrs)
         for (i, subject), (j, contrast) in product(enumerate(subjects), enumerate(contrasts)):
             for name, (path, size, crc) in records[subject]["pieces"]["files"][contrast].items():
                 chunk = arrays[name].metadata.encode_chunk_key((i, j, 0, 0, 0))
                 store.take(f"{name}/{chunk}", out / path, (size, crc))
 
 
+def _axes(subjects: list[str], contrasts: list[str], shape: tuple[int, ...]) -> dict[str, AnyArray]:
+    """What the store's dimensions are named after, and along."""
+    # Strings of any length: those of a fixed length are no part of the format's specification.
+    text = np.dtypes.StringDType()
+    names = {"subject": np.array(subjects, text), "contrast": np.array(contrasts, text)}
+    return names | {d: np.arange(n) for d, n in zip(SPACE, shape, strict=True)}
+
+
 def _make_arrays(
-    store: RecordingStore, places: tuple[int, int], shape: tuple[int, ...]
+    store: RecordingStore, axes: Mapping[str, AnyArray], attrs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Make the arrays that chunks will be of."""
-    group = zarr.open_group(store, mode="r+")
-    return {
-        name: group.create_array(
-            name,
-            shape=(*places, *shape),
-            chunks=(1, 1, *shape),
-            dtype="f8",
-            fill_value=np.nan,
-            dimension_names=("subject", "contrast", *SPACE),
-            compressors=[BloscCodec(**CODEC, shuffle="shuffle", typesize=8)],
-            # All chunks in one folder, for each folder costs as much to bring to the disk as one.
-            chunk_key_encoding={"name": "default", "separator": "."},
-        )
-        for name in VARIABLES
+    """Make the arrays that chunks will be of, and write their axes.
+
+    All at once: one after the other, each crosses to zarr's thread and back some times, and of a
+    study of 16 runs on two workers, 1.8 s, all of them took 40 ms in which workers wait.
+    """
+    shape = tuple(map(len, axes.values()))
+    grid = ArrayV3Metadata(
+        shape=shape,
+        data_type=parse_dtype("f8", zarr_format=3),
+        chunk_grid=_regular((1, 1, *shape[2:])),
+        # All chunks in one folder, for each folder costs as much to bring to the disk as one.
+        chunk_key_encoding={"name": "default", "separator": "."},
+        fill_value=np.nan,
+        codecs=[BytesCodec(), BloscCodec(**CODEC, shuffle="shuffle", typesize=8)],
+        attributes={},
+        dimension_names=tuple(axes),
+    )
+    nodes: dict[str, GroupMetadata | ArrayV2Metadata | ArrayV3Metadata] = {
+        "": GroupMetadata(attrs, zarr_format=3),
+        **dict.fromkeys(VARIABLES, grid),
+        **{name: _axis(name, values) for name, values in axes.items()},
     }
+    arrays: dict[str, Any] = dict(zarr.create_hierarchy(store=store, nodes=nodes))
+    for name, values in axes.items():
+        arrays[name][:] = values
+    return arrays
+
+
+def _axis(name: str, values: AnyArray) -> ArrayV3Metadata:
+    kind = parse_dtype(values.dtype, zarr_format=3)
+    is_text = isinstance(values.dtype, np.dtypes.StringDType)
+    return ArrayV3Metadata(
+        shape=values.shape,
+        data_type=kind,
+        chunk_grid=_regular(values.shape),
+        chunk_key_encoding={"name": "default"},
+        fill_value=kind.default_scalar(),
+        codecs=[VLenUTF8Codec() if is_text else BytesCodec()],
+        attributes={},
+        dimension_names=(name,),
+    )
+
+
+def _regular(chunks: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": "regular", "configuration": {"chunk_shape": chunks}}
 
 
 def _digest(model: StudyModel, records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -100,17 +138,6 @@ def _held(target: Path) -> str:
         return str(found["attributes"]["made_from"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def _named_axes(
-    subjects: Sequence[str], contrasts: Sequence[str], shape: tuple[int, ...]
-) -> xr.Dataset:
-    # Strings of any length: those of a fixed length are no part of the format's specification.
-    text = np.dtypes.StringDType()
-    names = {"subject": subjects, "contrast": contrasts}
-    coords: dict[str, Any] = {k: (k, np.array(v, dtype=text)) for k, v in names.items()}
-    coords |= {d: (d, np.arange(n)) for d, n in zip(SPACE, shape, strict=True)}
-    return xr.Dataset(coords=coords)
 
 
 def _common_grid(records: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[int, ...], Any] | None:

@@ -110,6 +110,45 @@ def test_run_study__brings_all_subjects_into_one_store(done: Path) -> None:
         assert np.isnan(one[name].to_numpy()[~inside]).all()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="files are known by /proc")
+@pytest.mark.parametrize("links", [True, False])
+def test_store_of_all_subjects__is_on_the_disk_before_it_is_there(
+    study: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    flushed: dict[int, int] = {}
+    seen: set[Path] = set()
+    original, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        original(descriptor)
+        found = Path(f"/proc/self/fd/{descriptor}").stat()
+        flushed[found.st_ino] = found.st_mtime_ns
+
+    def renamed(self: Path, target: Path) -> Path:
+        if target.name == "group.zarr":
+            seen.update(path for path in self.rglob("*"))
+            for path in seen:
+                assert flushed[path.stat().st_ino] == path.stat().st_mtime_ns, path
+        return rename(self, target)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no second names here")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    run(study, tmp_path / "out")
+    chunks = [path for path in seen if path.name.startswith("c.")]
+    assert len(chunks) == 3 * 4 * 2
+    assert {path.stat().st_nlink for path in (tmp_path / "out/group.zarr").rglob("c.*")} == {
+        2 if links else 1
+    }
+    for path in (done / "group.zarr").rglob("*"):
+        mine = tmp_path / "out/group.zarr" / path.relative_to(done / "group.zarr")
+        assert path.is_dir() or path.name == "zarr.json" or mine.read_bytes() == path.read_bytes()
+
+
 def test_run_study__keeps_what_is_done(study: Path, done: Path) -> None:
     before = maps_of(done)
     times = {p: p.stat().st_mtime_ns for p in done.glob("sub-*/*.nii.gz")}
