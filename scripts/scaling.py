@@ -2,14 +2,14 @@
 
     python scripts/scaling.py [--folder FOLDER] [--pairs 5] [--time-only | --memory-only]
 
-Run it with nothing else going on. Times of 1 and 2 worker processes alternate, after each worker
-has done a run: starting processes and importing libraries, once for each worker however many runs
-it does, is not counted. All else of `run_study` is: checking the table, planning, fits, maps on the
-disk, records and the store of all subjects. A worker has one thread, of BLAS too; driver and
-scheduler are in a process of their own, and take their time from the workers where there are no
-more cores than these. Two studies are timed: many small runs, and 16 of a usual size. Each half of
-the latter is also done by a process of its own, without any cluster, one after the other and both
-at once: what the machine's cores gain by being two.
+Run it with nothing else going on. Times of 1 and 2 worker processes alternate, as near to each
+other as can be, after each worker has done a run: starting processes and importing libraries, once
+for each worker however many runs it does, is not counted. All else of `run_study` is: checking the
+table, planning, fits, maps on the disk, records and the store of all subjects. A worker has one
+thread, of BLAS too; driver and scheduler are in a process of their own, and take their time from
+the workers where there are no more cores than these. Two studies are timed: many small runs, and 16
+of a usual size. Each half of the latter is also done by a process of its own, without any cluster,
+one after the other and both at once: what the machine's cores gain by being two.
 
 Peak memory is that of fresh processes, Linux only: of each worker, and of the process that holds
 driver and scheduler. The study of 240 subjects is that of 60 four times over, by links.
@@ -77,11 +77,15 @@ def main() -> None:
 
 def times(study: Path, shape: tuple[int, ...], scratch: Path, pairs: int) -> tuple[float, float]:
     """1 worker against 2; seconds of a run on one worker, and of the driver for it."""
-    table = table_of(study)
+    table, model, out = table_of(study), study / "model.toml", scratch / "out"
     seen: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
-    for _ in range(pairs):
-        for n in seen:
-            seen[n].append(timed(table, study / "model.toml", scratch / "out", n))
+    with local_cluster(1) as one_worker, local_cluster(2) as two_workers:
+        clients = {1: one_worker, 2: two_workers}
+        for n, client in clients.items():
+            warm_up(client, table, model, scratch / f"warm-{n}", n)
+        for _ in range(pairs):
+            for n, client in clients.items():
+                seen[n].append(timed(client, table, model, out))
     one, two = ([seconds for seconds, _ in seen[n]] for n in (1, 2))
     ratios = [a / b for a, b in zip(one, two, strict=True)]
     print(f"{len(table)} runs of {'x'.join(map(str, shape))}, two a subject")
@@ -148,18 +152,20 @@ def half_alone(study: Path, i: int) -> None:
             print(time.perf_counter() - start, flush=True)
 
 
-def timed(table: Any, model: Path, out: Path, n_workers: int) -> tuple[float, float]:
+def warm_up(client: Any, table: Any, model: Path, out: Path, n_workers: int) -> None:
+    """Let each worker import what it needs, and this process make the design once."""
+    some = [f"warm{i // RUNS}" for i in range(2 * RUNS * n_workers)]
+    warm = table.iloc[: len(some)].assign(subject=some)
+    cg.run_study(warm, model, out, client=client, progress=False)
+
+
+def timed(client: Any, table: Any, model: Path, out: Path) -> tuple[float, float]:
     """Seconds of a study, and of them the CPU seconds of this process."""
     shutil.rmtree(out, ignore_errors=True)
-    with local_cluster(n_workers) as client:
-        # Each worker imports what it needs, and this process makes the design once.
-        some = [f"warm{i // RUNS}" for i in range(2 * RUNS * n_workers)]
-        warm = table.iloc[: len(some)].assign(subject=some)
-        cg.run_study(warm, model, out / "warm", client=client, progress=False)
-        os.sync()  # what was written before, lest the disk be busy with it meanwhile
-        start, cpu = time.perf_counter(), time.process_time()
-        report = cg.run_study(table, model, out / "out", client=client, progress=False)
-        found = time.perf_counter() - start, time.process_time() - cpu
+    os.sync()  # what was written before, lest the disk be busy with it meanwhile
+    start, cpu = time.perf_counter(), time.process_time()
+    report = cg.run_study(table, model, out, client=client, progress=False)
+    found = time.perf_counter() - start, time.process_time() - cpu
     if report.failed:
         sys.exit(f"runs failed, nothing is timed: {report!r}")
     return found

@@ -1,7 +1,7 @@
 """Maps as NIfTI files with JSON sidecars."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from chunkglm.io.images import (
     ANYTHING,
     NOISE_AND_ZEROS,
     atomic_writer,
-    flush_files,
+    flushing,
     write_image,
 )
 from chunkglm.io.transfer import put_files, remove_files
@@ -108,7 +108,7 @@ def save(
     if is_url(folder):
         options, url = storage_options or {}, str(folder)
         with TemporaryDirectory(prefix="chunkglm-") as apart:
-            made = write(maps, grid, Path(apart), prefix)
+            made = write(maps, grid, Path(apart), prefix, _leave)
             remove_files(made.in_the_way, url, options, ImageError)
             put_files((Path(apart) / name for name in made.files), url, options, ImageError)
         return [f"{url.rstrip('/')}/{name}" for name in made.told]
@@ -124,7 +124,8 @@ def save(
         raise ImageError(msg) from error
     with aside as apart:
         try:
-            made = write(maps, grid, Path(apart), prefix)
+            with flushing() as written:
+                made = write(maps, grid, Path(apart), prefix, written)
             _put_in_place(made, Path(apart), out)
         except ImageError as error:
             raise ImageError(str(error).replace(apart, str(out))) from error
@@ -162,7 +163,6 @@ class _Made:
 
 
 def _put_in_place(made: _Made, apart: Path, out: Path) -> None:
-    flush_files(apart / name for name in made.files)
     try:
         for name in made.in_the_way:
             (out / name).unlink(missing_ok=True)
@@ -174,7 +174,13 @@ def _put_in_place(made: _Made, apart: Path, out: Path) -> None:
         raise ImageError(msg) from error
 
 
-def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> _Made:
+def _leave(_: Path) -> None:
+    """Do nothing with a file that has been written: it is on its way to somewhere else."""
+
+
+def _write(
+    maps: xr.Dataset, grid: Grid, out: Path, prefix: str, written: Callable[[Path], None]
+) -> _Made:
     wanted = [*ALWAYS, *(name for name in COVERAGE if name in maps)]
     computed = maps[wanted].compute(**here_unless_told())
     _report_lost_voxels(computed, prefix)
@@ -186,8 +192,9 @@ def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> _Made:
         fill = files[name][1]
         values = _space_first(computed[name])
         noise = name in ALWAYS and fill == 0
-        _write_map(out / stem(prefix, stat), values, grid, np.float64, fill=fill, noise=noise)
-        write_sidecar(out / stem(prefix, stat), attrs, stat, stats)
+        path = out / stem(prefix, stat)
+        written(_write_map(path, values, grid, np.float64, fill=fill, noise=noise))
+        written(write_sidecar(path, attrs, stat, stats))
 
     if has_one_thread():
         list(map(write, files, stats))
@@ -202,7 +209,9 @@ def _write(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> _Made:
     return _Made(told, made, [opened_by(prefix), *stale])
 
 
-def _write_thresholded(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> _Made:
+def _write_thresholded(
+    maps: xr.Dataset, grid: Grid, out: Path, prefix: str, written: Callable[[Path], None]
+) -> _Made:
     # Not at the top: whoever saves plain maps has no use for what joins clusters.
     from chunkglm.glm.thresholding import clusters
 
@@ -213,12 +222,15 @@ def _write_thresholded(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> 
         told["threshold"] = "none survives"  # JSON knows no infinity
     names = []
     for name, (ending, stat, dtype) in _THRESHOLDED_FILES.items():
-        _write_map(out / f"{prefix}_{ending}", _space_first(computed[name]), grid, dtype)
-        write_sidecar(out / f"{prefix}_{ending}", told, stat)
+        path = out / f"{prefix}_{ending}"
+        written(_write_map(path, _space_first(computed[name]), grid, dtype))
+        written(write_sidecar(path, told, stat))
         names.append(f"{prefix}_{ending}.nii.gz")
-    with atomic_writer(out / f"{prefix}_clusters.tsv", flush=False) as file:
+    path = out / f"{prefix}_clusters.tsv"
+    with atomic_writer(path, flush=False) as file:
         file.write(table.to_csv(sep="\t", index=False).encode())
-    write_sidecar(out / f"{prefix}_clusters", told, "table of clusters")
+    written(path)
+    written(write_sidecar(out / f"{prefix}_clusters", told, "table of clusters"))
     names.append(f"{prefix}_clusters.tsv")
     sidecars = [f"{name.removesuffix('.tsv').removesuffix('.nii.gz')}.json" for name in names]
     return _Made(names, [*sidecars, *names], [])
@@ -226,10 +238,11 @@ def _write_thresholded(maps: xr.Dataset, grid: Grid, out: Path, prefix: str) -> 
 
 def _write_map(
     path: Path, values: AnyArray, grid: Grid, dtype: Any, *, fill: float = 0.0, noise: bool = False
-) -> None:
+) -> Path:
     """Write one image, under a name that still lacks its end; `noise` where it is not 0, or any."""
+    file = path.with_name(f"{path.name}.nii.gz")
     write_image(
-        path.with_name(f"{path.name}.nii.gz"),
+        file,
         np.nan_to_num(values, nan=fill, posinf=np.inf, neginf=-np.inf),
         grid.matrix(),
         header=grid.nifti_header(),
@@ -237,6 +250,7 @@ def _write_map(
         flush=False,
         strategy=NOISE_AND_ZEROS if noise else ANYTHING,
     )
+    return file
 
 
 def _what_all_share(

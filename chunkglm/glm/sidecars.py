@@ -83,7 +83,7 @@ def every_stat() -> list[str]:
 
 def write_sidecar(
     path: Path, attrs: Mapping[str, Any], stat: str, stats: Sequence[str] = ()
-) -> None:
+) -> Path:
     """Write what one map is, under a name that still lacks its end, and the maps of its set.
 
     Files are named in it without saying where they lie.
@@ -111,8 +111,10 @@ def write_sidecar(
         default=_plain,
     )
     # Flushed together with its image, by who writes both.
-    with atomic_writer(path.with_name(f"{path.name}.json"), flush=False) as file:
+    sidecar = path.with_name(f"{path.name}.json")
+    with atomic_writer(sidecar, flush=False) as file:
         file.write((text + "\n").encode())
+    return sidecar
 
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -89,16 +89,23 @@ def atomic_writer(path: str | os.PathLike[str], *, flush: bool = True) -> Iterat
         temporary.unlink(missing_ok=True)
 
 
-def flush_files(paths: Iterable[Path]) -> None:
-    """Bring files to the disk, all at once: ten that wait for it take the time of two or three.
+@contextmanager
+def flushing() -> Iterator[Callable[[Path], None]]:
+    """Bring files to the disk while others are made; all of them are there after the block.
+
+    Yields
+    ------
+    callable
+        To be told each file that has been written.
 
     Raises
     ------
     ImageError
         Naming the first that cannot be written.
     """
-    with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as threads:
-        begun = [(path, threads.submit(sync_file, path)) for path in paths]
+    begun: list[tuple[Path, Future[None]]] = []
+    with ThreadPoolExecutor(_FLUSHED_AT_ONCE, "chunkglm-flush") as threads:
+        yield lambda path: begun.append((path, threads.submit(sync_file, path)))
     for path, flushed in begun:
         try:
             flushed.result()

@@ -26,9 +26,10 @@ _log = logging.getLogger("chunkglm.study")
 JOBS_PER_THREAD = 2
 
 
-# Subjects that take less, all of it, are never cut into runs: handing out three jobs for one costs
-# as much as a worker that waits for the other's last subject.
-CUT_SECONDS = 0.5
+# Subjects that take less, all of it, are never cut into runs. Of those of 0.5 s, handing out three
+# jobs for one costs as much as a worker that waits for the other's last subject; and where they
+# take a little less or more, some are cut and some not, which is worse than either.
+CUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ class Driver:
 
     def _cut(self, n_waiting: int, limit: int) -> bool:
         """Whether runs are jobs: towards the end, so that no worker is left with the last alone."""
+        if self.engine.n_threads == 1:
+            return False
         takes_long = not self._n_taken or self._seconds / self._n_taken >= CUT_SECONDS
         return n_waiting < limit and takes_long
 

@@ -8,7 +8,7 @@ import errno
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import xarray as xr
 from chunkglm.alone import one_thread
 from chunkglm.errors import ChunkglmError, ContrastError
 from chunkglm.glm import save
-from chunkglm.io.images import flush_files
+from chunkglm.io.images import flushing
 from chunkglm.study.fitting import contrasts_of, fit_row
 from chunkglm.study.hashes import Stamp, stamp_file
 from chunkglm.study.heap import keep_freed_memory
@@ -200,16 +200,24 @@ def _write_subject(subject: str, work: Work, runs: Sequence[RunResult], written:
             msg = f"contrast {missing[0]!r}: no run has it ({reasons})"
             raise ContrastError(msg)
         pooled = pooled_maps(maps, model.contrasts, precision_weighted=model.precision_weighted)
-        for name, found in pooled:
-            written.files |= saved(found, out, folder, prefix_of(members, session, name))
-            if model.save_group and not session:
-                _add_pieces(found, out, subject, name, written)
-    if written.pieces is not None:
-        flush_files(out / path for path in written.pieces.paths)
+        with flushing() as flush:
+            for name, found in pooled:
+                written.files |= saved(found, out, folder, prefix_of(members, session, name))
+                if model.save_group and not session:
+                    _add_pieces(found, out, subject, name, written, flush)
 
 
-def _add_pieces(maps: xr.Dataset, out: Path, subject: str, name: str, written: Written) -> None:
+def _add_pieces(
+    maps: xr.Dataset,
+    out: Path,
+    subject: str,
+    name: str,
+    written: Written,
+    flush: Callable[[Path], None],
+) -> None:
     files = write_pieces(maps, out, subject, name)
+    for path, _, _ in files.values():
+        flush(out / path)
     shape, affine = grid_of_pieces(maps, subject)
     before = {} if written.pieces is None else written.pieces.files
     written.pieces = Pieces(shape, affine, {**before, name: files})

@@ -36,11 +36,6 @@ class Pieces:
     files: Mapping[str, Mapping[str, tuple[str, int, int]]]
     """By contrast and variable: path below the output folder, size, CRC-32."""
 
-    @property
-    def paths(self) -> list[str]:
-        """Of all of them, below the output folder."""
-        return [path for each in self.files.values() for path, _, _ in each.values()]
-
 
 def grid_of_pieces(maps: xr.Dataset, label: str) -> tuple[tuple[int, ...], Any]:
     """Shape and affine, as plain numbers."""

@@ -20,6 +20,34 @@ def file_of(descriptor: int) -> Path:
     return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_maps__are_on_the_disk_before_they_are_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    flushed: set[int] = set()
+    placed: list[str] = []
+    original, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        original(descriptor)
+        flushed.add(file_of(descriptor).stat().st_ino)
+
+    def replaced(self: Path, target: Path) -> Path:
+        if Path(target).parent == tmp_path / "maps":
+            assert self.stat().st_ino in flushed, target
+            placed.append(Path(target).name)
+        return replace(self, target)
+
+    fitted = cg.fit(write_run(tmp_path / "run.nii.gz"), make_design())
+    maps = cg.contrast(fitted, {"a": "a", "b": "a - b"} if several else "a")
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    cg.save(maps, tmp_path / "maps", prefix="p")
+    cg.save(cg.threshold(cg.contrast(fitted, "a"), alpha=0.5), tmp_path / "maps", prefix="q")
+    assert len(placed) == (2 if several else 1) * 10 + 6
+    assert names_in(tmp_path / "maps") == sorted(placed)
+
+
 @pytest.mark.parametrize("way", ["convert", "save"])
 def test_store__is_on_the_disk_as_it_will_be_before_it_is_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
