@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.rows import SCRIPT, Row
 
-# A pair beside nilearn takes 45 s, one of the two studies of workers together 36 s.
+# A pair beside nilearn takes 45 s, one of the two studies of workers together 40 s.
 MOST_BESIDE, MOST_OF_WORKERS = 3, 7
 
 # Blocks of `scaling.py` by the beginning of their heading.

@@ -38,6 +38,10 @@ SUBJECTS, RUNS = 60, 2
 USUAL_SHAPE, USUAL_SUBJECTS = (64, 64, 30, 191), 8
 TIMES_OVER = 4
 
+# Pairs of the study of few jobs for each of the other's: it is shorter, and its ratio is another
+# from one pair to the next, as much depends on which worker is the last, and on when.
+OF_FEW_JOBS = 3
+
 # Of the projection: a data set of functional runs as scanners make them today.
 LARGE = {"subjects": 10_000, "runs": 4, "workers": 100, "shape": (64, 64, 40, 300)}
 DISK_MB_PER_SECOND = 2000  # of the shared file system, all workers together
@@ -68,7 +72,7 @@ def main() -> None:
             usual = study / "usual"
             if not (usual / "runs.csv").exists():
                 make_study(usual, USUAL_SUBJECTS, RUNS, USUAL_SHAPE)
-            times(usual, USUAL_SHAPE, Path(scratch), args.pairs)
+            times(usual, USUAL_SHAPE, Path(scratch), OF_FEW_JOBS * args.pairs)
             limit(usual, args.pairs)
             project(*small)
         if not args.time_only:
