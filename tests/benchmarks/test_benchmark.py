@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,10 @@ def printed(
         folder.mkdir(exist_ok=True)
         files = "\n01,bold.nii.gz,events.tsv,mask.nii.gz" * n_runs
         (folder / "runs.csv").write_text(f"subject,bold,events,mask{files}\n")
-    # Pairs of 8 and 4, 9 and 6 seconds of 16 runs, ten times as many of 120.
-    pairs = iter([80, 40, 90, 60, 8, 4, 9, 6])
+    # Pairs of 8 and 4, 9 and 6 seconds of 16 runs, thrice; ten times as many seconds of 120.
+    pairs = iter([80, 40, 90, 60, *[8, 4, 9, 6] * 3])
+    monkeypatch.setattr(scaling, "local_cluster", nullcontext)
+    monkeypatch.setattr(scaling, "warm_up", lambda *_: None)
     monkeypatch.setattr(scaling, "timed", lambda *_: (float(next(pairs)), 0.4))
     monkeypatch.setattr(scaling, "halves", lambda *_: (7.0, 4.0))
     given = ["--folder", str(tmp_path), "--pairs", "2"]
