@@ -148,13 +148,14 @@ class RecordingStore(WrapperStore[Store]):
         self.note(key, data)
 
     def take(self, key: str, source: Path, entry: tuple[int, int]) -> None:
-        """Take a file in, flushed, of known size and checksum: a second name of it, or a copy."""
+        """Take a file in, flushed, of known size and checksum: a second name of it, or a copy.
+
+        The folder that it goes to is there already.
+        """
         if type(self._store) is not LocalStore:
             put(self, key, source.read_bytes())
             return
-        path = self._store.root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tell = self._linked
+        path, tell = f"{self._store.root}/{key}", self._linked
         try:
             os.link(source, path)
         except OSError:  # file systems whose files have one name only
