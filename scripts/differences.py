@@ -6,6 +6,7 @@ Runs both on the same data (`beside_nilearn.py`), some ten seconds, and writes P
 ``docs/differences.md``.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -203,7 +204,9 @@ def _typeset(text: str) -> str:
 
 def main() -> int:
     """Write the page."""
-    page = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", nargs="?", type=Path, default=PAGE, help="where it is written")
+    page = parser.parse_args().page
     rows = [row_of(point) for point in POINTS]
     introduction = INTRODUCTION.format(version=nilearn.__version__, agreement=agreement())
     text = introduction + "\n".join(rows) + "\n"

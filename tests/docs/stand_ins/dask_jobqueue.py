@@ -17,8 +17,10 @@ class SLURMCluster(LocalCluster):
         assert len(worker_extra_args or []) % 2 == 0
         super().__init__(n_workers=0, threads_per_worker=1, dashboard_address="127.0.0.1:0")
 
-    def scale(self, *, jobs: int) -> Any:
-        return super().scale(min(jobs, 2))
+    def scale(self, n: int | None = None, *, jobs: int | None = None) -> Any:
+        wanted = jobs if n is None else n  # dask itself asks for 0, when it closes a cluster
+        assert wanted is not None
+        return super().scale(min(wanted, 2))
 
     def adapt(self, *, minimum_jobs: int, maximum_jobs: int) -> Any:
         assert minimum_jobs >= 1, "without one nothing starts, and waiting for a worker never ends"
